@@ -1,0 +1,282 @@
+"""Declaring fields that configs can expand: templates, instances, tags, auto_config.
+
+Each helper returns a `dataclasses.field`. Its metadata says, besides tags, how a
+config fills the field in when the user does not (`FieldMetadata`).
+"""
+
+import dataclasses
+import functools
+import inspect
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import fiddle as fdl
+from fiddle.experimental import auto_config as fdl_auto_config
+
+MISSING = dataclasses.MISSING
+NO_INITIAL_VALUE = object()
+_METADATA_KEY = 'pax_fiddle'
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldMetadata:
+  """What a config has to know of a field.
+
+  Attributes:
+    tags: Fiddle tags of the argument.
+    buildable_initializer: called without arguments for the field's initial value
+      in a config; None where the config leaves the field to the default.
+  """
+
+  tags: Collection[type[fdl.Tag]] = ()
+  buildable_initializer: Callable[[], Any] | None = None
+
+
+def field_metadata(dc_field: dataclasses.Field) -> FieldMetadata | None:
+  """The field's `FieldMetadata`, or None if it was declared without these helpers."""
+  return dc_field.metadata.get(_METADATA_KEY)
+
+
+def field_has_tag(dc_field: dataclasses.Field, tag: type[fdl.Tag]) -> bool:
+  """Whether the field was declared with `tag`."""
+  metadata = field_metadata(dc_field)
+  return metadata is not None and tag in metadata.tags
+
+
+_expandable = weakref.WeakKeyDictionary()  # owner -> (its fields, the expandable)
+
+
+def fields_to_expand(owner: type) -> tuple[dataclasses.Field, ...]:
+  """The init fields of a dataclass that carry tags or a default config."""
+  declared = owner.__dataclass_fields__
+  cached = _expandable.get(owner)
+  if cached is None or cached[0] is not declared:
+    fields = tuple(
+        f
+        for f in dataclasses.fields(owner)
+        if f.init
+        and (_METADATA_KEY in f.metadata or is_auto_config(f.default_factory))
+    )
+    cached = _expandable[owner] = (declared, fields)
+  return cached[1]
+
+
+def initial_value(dc_field: dataclasses.Field) -> Any:
+  """A fresh initial value of the field in a config, or NO_INITIAL_VALUE."""
+  metadata = field_metadata(dc_field)
+  if metadata is not None and metadata.buildable_initializer is not None:
+    return metadata.buildable_initializer()
+  if is_auto_config(dc_field.default_factory):
+    return dc_field.default_factory.as_buildable()
+  return NO_INITIAL_VALUE
+
+
+def default_factory(owner: Any, name: str) -> Callable[[], Any] | None:
+  """The default factory of a dataclass field, None if it has none."""
+  if not dataclasses.is_dataclass(owner):
+    return None
+  dc_field = owner.__dataclass_fields__.get(name)
+  if dc_field is None or dc_field.default_factory is MISSING:
+    return None
+  return dc_field.default_factory
+
+
+# --- auto_config ---
+
+
+is_auto_config = fdl_auto_config.is_auto_config
+
+
+def _keep_call(fn_or_cls: Any) -> bool:
+  """Calls that auto_config makes rather than writes down."""
+  if isinstance(fn_or_cls, type) and issubclass(fn_or_cls, fdl.Buildable):
+    return True
+  return fdl_auto_config.auto_config_policy.latest(fn_or_cls)
+
+
+class _LateAutoConfig:
+  """The config-making twin of a function, rewritten when it is first needed.
+
+  Rewriting parses source code, which is too slow to do for every field at import.
+  """
+
+  def __init__(self, fn: Callable[..., Any], options: Mapping[str, Any]):
+    self._fn = fn
+    self._options = options
+
+  @functools.cached_property
+  def _rewritten(self):
+    from pax_haiku.core import config_types  # It needs this module.
+
+    options = {
+        'experimental_allow_dataclass_attribute_access': True,
+        'experimental_allow_control_flow': True,
+        'experimental_exemption_policy': _keep_call,
+        'experimental_result_must_contain_buildable': False,
+        'experimental_config_types': fdl_auto_config.ConfigTypes(
+            config_cls=config_types.PaxConfig,
+            partial_cls=config_types.PaxPartial,
+            arg_factory_cls=config_types.PaxArgFactory,
+        ),
+    }
+    options.update(self._options)
+    return fdl_auto_config.auto_config(self._fn, **options).as_buildable
+
+  def __call__(self, *args, **kwargs):
+    return self._rewritten(*args, **kwargs)
+
+  def __get__(self, obj, objtype=None):
+    if obj is None:
+      return self
+    return functools.partial(self, obj)
+
+
+def auto_config(fn: Any = None, **options) -> Any:
+  """Gives a function the attribute `as_buildable`, which makes a config instead.
+
+  Calling the result runs `fn` as it is. `as_buildable(...)` runs the same code with
+  each call of a class or function written down as a `Config` (and `functools.partial`
+  as a `Partial`). Control flow and comprehensions are allowed.
+
+  Args:
+    fn: a function, staticmethod, classmethod or class. Without it, returns a
+      decorator.
+    **options: passed on to Fiddle's `auto_config`.
+  """
+  if fn is None:
+    return functools.partial(auto_config, **options)
+  if is_auto_config(fn):
+    return fn
+  inline = options.get('experimental_always_inline')
+  inline = True if inline is None else inline
+  make = functools.partial(fdl_auto_config.AutoConfig, always_inline=inline)
+  if isinstance(fn, type):
+    return make(func=fn, buildable_func=functools.partial(_config, fn))
+  if isinstance(fn, staticmethod):
+    if is_auto_config(fn.__func__):
+      return fn.__func__
+    late = _LateAutoConfig(fn.__func__, options)
+    return make(func=fn, buildable_func=staticmethod(late))
+  if isinstance(fn, classmethod):
+    return fdl_auto_config.auto_config(fn, **options)
+  if not inspect.isfunction(fn):
+    raise ValueError(
+        'auto_config takes functions, static and class methods, and classes; '
+        f'got {fn!r}.'
+    )
+  return make(func=fn, buildable_func=_LateAutoConfig(fn, options))
+
+
+# --- field declarations ---
+
+
+def _config(fn_or_cls: Any, /, *args, **kwargs) -> fdl.Config:
+  from pax_haiku.core import config_types  # It needs this module.
+
+  return config_types.PaxConfig(fn_or_cls, *args, **kwargs)
+
+
+def _tags(tags: Any) -> tuple[type[fdl.Tag], ...]:
+  return (tags,) if isinstance(tags, type) else tuple(tags)
+
+
+def _is_container(cls: Any) -> bool:
+  return cls in (list, tuple, dict, set)
+
+
+def field(
+    *,
+    default_factory: Any = MISSING,
+    tags: Any = (),
+    metadata: Mapping[Any, Any] | None = None,
+    configurable_factory: bool = False,
+    **kwargs,
+) -> Any:
+  """`dataclasses.field` with Fiddle tags and, for configs, an expandable factory.
+
+  Args:
+    default_factory: as in `dataclasses.field`. If decorated with `auto_config`,
+      configs hold what its `as_buildable` makes.
+    tags: a tag, or a collection of tags.
+    metadata: further metadata.
+    configurable_factory: configs hold `Config(default_factory)`.
+    **kwargs: passed on to `dataclasses.field`.
+
+  Raises:
+    ValueError: `configurable_factory` with a factory that is decorated with
+      `auto_config`, missing, or without a signature.
+  """
+  initializer = None
+  if configurable_factory:
+    if default_factory is MISSING or is_auto_config(default_factory):
+      raise ValueError(
+          'configurable_factory=True needs a default_factory that is not decorated '
+          f'with auto_config; got {default_factory!r}.'
+      )
+    try:
+      inspect.signature(default_factory)
+    except (TypeError, ValueError) as e:
+      raise ValueError(
+          f'configurable_factory=True: {default_factory!r} has no signature.'
+      ) from e
+    initializer = functools.partial(_config, default_factory)
+  elif is_auto_config(default_factory):
+    initializer = default_factory.as_buildable
+  if default_factory is not MISSING:
+    kwargs['default_factory'] = default_factory
+  own = FieldMetadata(_tags(tags), initializer)
+  return dataclasses.field(metadata={**(metadata or {}), _METADATA_KEY: own}, **kwargs)
+
+
+fdl_field = field
+
+
+def template_field(template: Any = MISSING, tags: Any = ()) -> Any:
+  """A field that holds a config: the layer builds its child from it in `setup`.
+
+  Args:
+    template: a class (the default is a fresh `Config(template)`), a function whose
+      calls become configs, or None (the default is None). Without it the field is
+      required.
+    tags: a Fiddle tag, or a collection of tags.
+  """
+  if template is MISSING:
+    return field(tags=tags)
+  if template is None:
+    return field(default=None, tags=tags)
+  if isinstance(template, fdl.Buildable):
+    raise ValueError(
+        'template_field takes a class or a function that makes the config, not a '
+        f'config, which all owners would share: {template!r}. '
+        'Write template_field(lambda: Config(...)) instead.'
+    )
+  if _is_container(template):
+    return field(default_factory=template, tags=tags)
+  make = auto_config(template).as_buildable
+  return field(
+      default_factory=fdl_auto_config.AutoConfig(
+          func=make, buildable_func=make, always_inline=True
+      ),
+      tags=tags,
+  )
+
+
+def instance_field(default_factory: Any, tags: Any = ()) -> Any:
+  """A field that holds an object, and in a config of the owner the object's config.
+
+  Args:
+    default_factory: a class or function that is called for the object, or None (the
+      default is None).
+    tags: a Fiddle tag, or a collection of tags.
+  """
+  if default_factory is None:
+    return field(default=None, tags=tags)
+  if isinstance(default_factory, fdl.Buildable):
+    raise ValueError(
+        'instance_field takes a class or a function, not a config: '
+        f'{default_factory!r}.'
+    )
+  if not _is_container(default_factory):
+    default_factory = auto_config(default_factory)
+  return field(default_factory=default_factory, tags=tags)

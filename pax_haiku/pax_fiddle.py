@@ -1,0 +1,91 @@
+"""Configuration of Pax layers on Fiddle: the facade that Pax code imports."""
+
+from fiddle import (
+  NO_VALUE,
+  Buildable,
+  Tag,
+  TaggedValue,
+  add_tag,
+  assign,
+  cast,
+  clear_tags,
+  copy_with,
+  deepcopy_with,
+  get_callable,
+  get_tags,
+  materialize_defaults,
+  ordered_arguments,
+  remove_tag,
+  set_tags,
+)
+
+from pax_haiku.core.config_build import (
+  build,
+  empty_flax_module_stack,
+  instantiate,
+  is_building,
+  template_arguments,
+)
+from pax_haiku.core.config_fields import (
+  FieldMetadata,
+  auto_config,
+  fdl_field,
+  field,
+  field_has_tag,
+  field_metadata,
+  instance_field,
+  template_field,
+)
+from pax_haiku.core.config_types import (
+  CloneAndSetMixin,
+  PaxArgFactory,
+  PaxConfig,
+  PaxPartial,
+  mesh_shape_of,
+  update_callable,
+)
+
+Config = PaxConfig
+Partial = PaxPartial
+ArgFactory = PaxArgFactory
+
+__all__ = [
+  'ArgFactory',
+  'Buildable',
+  'CloneAndSetMixin',
+  'Config',
+  'FieldMetadata',
+  'NO_VALUE',
+  'Partial',
+  'PaxArgFactory',
+  'PaxConfig',
+  'PaxPartial',
+  'Tag',
+  'TaggedValue',
+  'add_tag',
+  'assign',
+  'auto_config',
+  'build',
+  'cast',
+  'clear_tags',
+  'copy_with',
+  'deepcopy_with',
+  'empty_flax_module_stack',
+  'fdl_field',
+  'field',
+  'field_has_tag',
+  'field_metadata',
+  'get_callable',
+  'get_tags',
+  'instance_field',
+  'instantiate',
+  'is_building',
+  'materialize_defaults',
+  'mesh_shape_of',
+  'ordered_arguments',
+  'remove_tag',
+  'set_tags',
+  'template_arguments',
+  'template_field',
+  'update_callable',
+]

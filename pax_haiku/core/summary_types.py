@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 
-class SummaryType(enum.IntEnum):
+class SummaryType(enum.Enum):
   """What a summary shows. AGGREGATE: the trainer averages it over hosts or repeats."""
 
   SCALAR = 1

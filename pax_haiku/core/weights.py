@@ -2,9 +2,12 @@
 
 import copy
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from typing import Any
+
+from fiddle.experimental import auto_config
 
 # A scale that nobody would write by hand: it marks "not chosen by the user".
 _DEFAULT_SCALE = 1.000001
@@ -134,19 +137,21 @@ def var_overwrite_with_gradient(var_p: WeightHParams) -> bool:
   return WeightHParamsCollection.OVERWRITE_WITH_GRADIENT in var_p.collections
 
 
-class _Constructor(staticmethod):
+def _constructor(fn):
   """Static method making a WeightInit; its `.as_buildable(...)` makes a Config."""
 
-  def __init__(self, fn):
-    super().__init__(fn)
+  @functools.wraps(fn)
+  def as_buildable(*args, **kwargs):
+    from pax_haiku.core import config_types  # Plain use does without it.
 
-    def as_buildable(*args, **kwargs):
-      from pax_haiku import pax_fiddle
+    init = fn(*args, **kwargs)
+    return config_types.PaxConfig(WeightInit, method=init.method, scale=init.scale)
 
-      init = fn(*args, **kwargs)
-      return pax_fiddle.Config(WeightInit, method=init.method, scale=init.scale)
-
-    fn.as_buildable = as_buildable
+  return auto_config.AutoConfig(
+    func=staticmethod(fn),
+    buildable_func=staticmethod(as_buildable),
+    always_inline=True,
+  )
 
 
 @dataclasses.dataclass
@@ -162,88 +167,88 @@ class WeightInit:
   method: str
   scale: float | int
 
-  @_Constructor
+  @_constructor
   def Gaussian(scale=1.0):
     """s N."""
     return WeightInit('gaussian', scale)
 
-  @_Constructor
+  @_constructor
   def Uniform(scale=1.0):
     """s U."""
     return WeightInit('uniform', scale)
 
-  @_Constructor
+  @_constructor
   def Xavier(scale=1.0):
     """s sqrt(6 / (fi + fo)) U: Glorot and Bengio 2010. Not for scalars."""
     return WeightInit('xavier', scale)
 
-  @_Constructor
+  @_constructor
   def XavierWithFixupParams(scale=1.0, depth=1.0, layers_per_residual_block=1.0):
     """Xavier with s depth^(-1 / (2 layers_per_residual_block)): Fixup, Zhang 2019."""
     power = -1.0 / (2.0 * layers_per_residual_block)
     return WeightInit('xavier', scale * math.pow(depth, power))
 
-  @_Constructor
+  @_constructor
   def Constant(scale=1.0):
     """s everywhere."""
     return WeightInit('constant', scale)
 
-  @_Constructor
+  @_constructor
   def TruncatedGaussian(scale=1.0):
     """s TN."""
     return WeightInit('truncated_gaussian', scale)
 
-  @_Constructor
+  @_constructor
   def GaussianSqrtDim(scale=1.0):
     """s / sqrt(d0) N."""
     return WeightInit('gaussian_sqrt_dim', scale)
 
-  @_Constructor
+  @_constructor
   def GaussianSqrtFanIn(scale=1.0):
     """s / sqrt(fi) N."""
     return WeightInit('gaussian_sqrt_fanin', scale)
 
-  @_Constructor
+  @_constructor
   def GaussianSqrtFanOut(scale=1.0):
     """s / sqrt(fo) N."""
     return WeightInit('gaussian_sqrt_fanout', scale)
 
-  @_Constructor
+  @_constructor
   def GaussianSqrtFanAvg(scale=1.0):
     """s sqrt(2 / (fi + fo)) N."""
     return WeightInit('gaussian_sqrt_fanavg', scale)
 
-  @_Constructor
+  @_constructor
   def UniformSqrtDim(scale=1.0):
     """s / sqrt(d0) U."""
     return WeightInit('uniform_sqrt_dim', scale)
 
-  @_Constructor
+  @_constructor
   def UniformSqrtFanAvg(scale=1.0):
     """s sqrt(6 / (fi + fo)) U."""
     return WeightInit('uniform_sqrt_fanavg', scale)
 
-  @_Constructor
+  @_constructor
   def UniformUnitScaling(scale=1.0):
     """s sqrt(3 / m) U, m the product of all dims but the last, at least 1."""
     return WeightInit('uniform_unit_scaling', scale)
 
-  @_Constructor
+  @_constructor
   def TruncatedGaussianSqrtDim(scale=1.0):
     """s / sqrt(d0) TN."""
     return WeightInit('truncated_gaussian_sqrt_dim', scale)
 
-  @_Constructor
+  @_constructor
   def TruncatedGaussianSqrtFanIn(scale=1.0):
     """s / sqrt(fi) TN."""
     return WeightInit('truncated_gaussian_sqrt_fanin', scale)
 
-  @_Constructor
+  @_constructor
   def TruncatedGaussianSqrtFanOut(scale=1.0):
     """s / sqrt(fo) TN."""
     return WeightInit('truncated_gaussian_sqrt_fanout', scale)
 
-  @_Constructor
+  @_constructor
   def ScaledDeltaOrthogonal(scale=1.0):
     """An orthogonal matrix at the center of a convolution kernel: Xiao et al. 2018.
 

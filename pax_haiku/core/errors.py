@@ -35,3 +35,7 @@ class SetAttributeFrozenModuleError(PaxError, AttributeError):
 
 class ModifyScopeVariableError(PaxError):
   """A variable of an immutable collection was written."""
+
+
+class ApplyScopeInvalidVariablesStructureError(PaxError):
+  """`apply` got variables whose `params` hold another `params` level."""

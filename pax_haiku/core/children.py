@@ -1,0 +1,293 @@
+"""Children of a layer: creation from templates, adoption, inheritance, sharing."""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import fiddle as fdl
+import jax.numpy as jnp
+
+from pax_haiku import pax_fiddle
+from pax_haiku.core import config_build, context, errors, weights
+from pax_haiku.core.frozen import FrozenDict
+from pax_haiku.core.metaclass import IN_SETUP, UNBOUND, LayerMeta, construct
+
+# Fields that a child takes from its parent if its own value is None.
+_INHERITED_IF_NONE = (
+    'fprop_dtype', 'skip_lp_regularization', 'ici_mesh_shape', 'dcn_mesh_shape',
+    'contiguous_submeshes', 'mesh_axis_names',
+)
+_MISSING = object()
+
+
+def inherited(source, target_value: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+  """The base fields that a child takes over, with their values.
+
+  Args:
+    source: the parent, a layer or a Config of one.
+    target_value: gives the child's present value of a field.
+
+  Yields:
+    (field, value) for each field that the child left at its default.
+  """
+  if target_value('dtype') == jnp.float32:
+    yield 'dtype', source.dtype
+  for name in _INHERITED_IF_NONE:
+    if target_value(name) is None:
+      value = getattr(source, name)
+      if value is not None:
+        yield name, list(value) if isinstance(value, list) else value
+  init = target_value('params_init')
+  if init is None or weights.is_default_param_init(init):
+    yield 'params_init', source.params_init
+
+
+def _is_layer_config(value) -> bool:
+  return isinstance(value, fdl.Buildable) and isinstance(
+      fdl.get_callable(value), LayerMeta)
+
+
+def _holds_buildable(value) -> bool:
+  if isinstance(value, fdl.Buildable):
+    return True
+  if isinstance(value, list | tuple):
+    return any(map(_holds_buildable, value))
+  if isinstance(value, Mapping):
+    return any(map(_holds_buildable, value.values()))
+  return False
+
+
+def _private(value):
+  """A copy of the configs in `value`; anything else is shared."""
+  if isinstance(value, pax_fiddle.Config):
+    return value.clone()
+  return copy.deepcopy(value) if _holds_buildable(value) else value
+
+
+def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
+  """An unbound layer from a template, with the parent's base fields handed down.
+
+  The usual case, a layer whose other fields hold no configs to be built, is
+  constructed straight from the config's arguments; that keeps tracing fast.
+  """
+  cls = fdl.get_callable(cfg)
+  if not isinstance(cls, LayerMeta):
+    raise ValueError(
+        f'{parent._describe()}.create_child({name!r}): expected a config of a layer, '
+        f'got one of {cls!r}.')
+  arguments = dict(cfg.__arguments__)
+  defaults = cls._plain_defaults
+  arguments.update(
+      inherited(parent, lambda f: arguments.get(f, defaults.get(f))))
+  arguments['name'] = name
+  templates = config_build.template_arguments(cls)
+  for field, value in arguments.items():
+    if isinstance(value, fdl.Buildable | list | tuple | dict):
+      if field in templates:
+        if not skip_clone:
+          arguments[field] = _private(value)
+      elif field == 'params_init' and isinstance(value, fdl.Buildable):
+        arguments[field] = pax_fiddle.build(value)
+      elif _holds_buildable(value):
+        whole = cfg if skip_clone else cfg.clone()
+        for inherited_field, inherited_value in inherited(
+            parent, lambda f: getattr(whole, f)):
+          setattr(whole, inherited_field, inherited_value)
+        whole.name = name
+        return pax_fiddle.build(whole)
+  return construct(cls, arguments)
+
+
+def compatible_hparams(a, b) -> bool:
+  """Equality of two layer configs, their top-level `name` aside.
+
+  Raises:
+    ValueError: one is a Config and the other is not.
+  """
+  if isinstance(a, fdl.Buildable) != isinstance(b, fdl.Buildable):
+    raise ValueError(f'Cannot compare {type(a).__name__} with {type(b).__name__}.')
+  a, b = copy.copy(a), copy.copy(b)
+  a.name = b.name = ''
+  return a == b
+
+
+class ChildrenMixin:
+  """create_child, create_children, adoption of layers held in fields."""
+
+  @staticmethod
+  def copy_base_hparams(source, target):
+    """Hands the base fields that `target` left at their defaults down to it.
+
+    Args:
+      source: the parent: a layer, or a Config of one.
+      target: the child: a layer, or a Config of one; changed in place.
+
+    Raises:
+      AssertionError: another type on either side.
+    """
+    for side in (source, target):
+      if not (_is_layer_config(side) or isinstance(type(side), LayerMeta)):
+        raise AssertionError(
+            f'copy_base_hparams takes layers or configs of layers, got {side!r}.')
+    for name, value in inherited(source, lambda f: getattr(target, f)):
+      setattr(target, name, copy.deepcopy(value))
+
+  def create_child(self, name: str, params: pax_fiddle.Config, *,
+                   skip_clone: bool = False):
+    """Creates a child layer from a template, as attribute `name` in setup.
+
+    The template is cloned, inherits the base fields that it left at their defaults,
+    and takes `name` as its name.
+
+    Raises:
+      AttributeError: `name` is a field of this layer.
+      ValueError: `params` is not a Config, or there is a child of that name.
+      AssignSubModuleError: called outside setup and outside a compact method.
+    """
+    self._check_new_child(name, params)
+    child = self._create(name, params, skip_clone)
+    if self._phase == IN_SETUP:
+      object.__setattr__(self, name, child)
+    return child
+
+  def create_children(self, name: str, params: Sequence[pax_fiddle.Config], *,
+                      skip_clone: bool = False) -> list:
+    """Creates children `name_0`, `name_1`, ...; `self.name` is a tuple of them.
+
+    Raises:
+      AssertionError: `params` is not a sequence of Configs.
+      Otherwise as create_child.
+    """
+    if isinstance(params, str) or not isinstance(params, Sequence) or not all(
+        isinstance(p, fdl.Buildable) for p in params):
+      raise AssertionError(
+          f'{self._describe()}.create_children({name!r}): expected a sequence of '
+          f'Configs, got {params!r}.')
+    if self._phase != IN_SETUP and not self._compact_depth:
+      self._refuse_child(name)
+    if name in self._field_names:
+      raise AttributeError(
+          f'{self._describe()}: can not create a new child named {name!r}, it is '
+          'already a field of the layer.')
+    children = []
+    for i, tpl in enumerate(params):
+      self._check_new_child(f'{name}_{i}', tpl)
+      children.append(self._create(f'{name}_{i}', tpl, skip_clone))
+    if self._phase == IN_SETUP:
+      object.__setattr__(self, name, tuple(children))
+    return children
+
+  def _refuse_child(self, name: str):
+    raise errors.AssignSubModuleError(
+        f'{self._describe()}: child {name!r} can only be created in setup or in a '
+        'compact method.')
+
+  def _check_new_child(self, name: str, params):
+    self._require_bound('create_child')
+    if self._phase != IN_SETUP and not self._compact_depth:
+      self._refuse_child(name)
+    if name in self._field_names:
+      raise AttributeError(
+          f'{self._describe()}: can not create a new child named {name!r}, it is '
+          'already a field of the layer.')
+    if not isinstance(params, fdl.Buildable):
+      hint = ''
+      if isinstance(type(params), LayerMeta):
+        hint = (' It is a built layer: is the field that holds it annotated as a '
+                'template (pax_fiddle.Config[...])?')
+      raise ValueError(
+          f'{self._describe()}, child {name!r}: Expected templates for `create_child` '
+          f'to be Fiddle Configs; got {type(params)}.{hint}')
+    if name in self._children:
+      raise ValueError(f'{self._describe()}: Child `{name}` already exists.')
+    if name in self._weights or name in self._non_trainables:
+      raise errors.NameInUseError(
+          f'{self._describe()}: {name!r} is the name of a variable already.')
+
+  def _create(self, name: str, params, skip_clone: bool):
+    shared_id = params.shared_weight_layer_id if _is_layer_config(params) else None
+    if shared_id is not None:
+      child = self._create_shared(shared_id, params, skip_clone)
+    else:
+      child = build_child(params, self, name, skip_clone)
+      child._bind(self._run, name, f'{self.module_name}/{name}')
+    self._children[name] = child
+    return child
+
+  def _create_shared(self, shared_id: str, params, skip_clone: bool):
+    """The one layer of this id below the root; created by the first who asks."""
+    run = self._run
+    key = (id(context.cur_jax_context()), shared_id)
+    child = build_child(params, self, shared_id, skip_clone)
+    known = run.shared.get(key)
+    if known is not None:
+      if not compatible_hparams(known.hparams, child.hparams):
+        raise AssertionError(
+            f'{self._describe()}: layers that share the weights {shared_id!r} have '
+            f'different configs:\n{known.hparams}\nand\n{child.hparams}')
+      return known
+    module_name = f'{run.root_name}/{shared_id}'
+    if module_name in run.names:
+      raise errors.NameInUseError(
+          f'shared_weight_layer_id {shared_id!r} collides with a layer of that name '
+          f'below the root {run.root_name!r}.')
+    child._bind(run, shared_id, module_name)
+    run.shared[key] = child
+    return child
+
+  # -- Layers that are held, not created ---------------------------------------
+
+  def _freeze_fields(self):
+    """Containers in fields become immutable; unbound layers in them get bound."""
+    values = self.__dict__
+    for name in self._field_names:
+      value = values.get(name)
+      if (isinstance(value, list | tuple | dict)
+          or isinstance(type(value), LayerMeta)) and name != 'parent':
+        values[name] = self._adopt(value, name)
+
+  def _adopt(self, value, name: str):
+    """`value` with its containers frozen and its unbound layers bound as children."""
+    if isinstance(type(value), LayerMeta):
+      return self._adopt_layer(value, name)
+    if isinstance(value, tuple) and hasattr(value, '_fields'):
+      return type(value)(*(self._adopt(v, f'{name}_{f}') for f, v in
+                           zip(value._fields, value, strict=True)))
+    if isinstance(value, list | tuple):
+      return tuple(self._adopt(v, f'{name}_{i}') for i, v in enumerate(value))
+    if isinstance(value, dict):
+      return FrozenDict({k: self._adopt(v, f'{name}_{k}') for k, v in value.items()})
+    return value
+
+  def _adopt_layer(self, layer, name: str):
+    if layer._phase != UNBOUND:
+      return layer
+    run = self._run
+    known = run.adopted.get(id(layer))
+    if known is not None:
+      return known[1]
+    twin = layer._unbound_copy()
+    own = twin.__dict__
+    own.update(inherited(self, own.get))
+    own['name'] = name
+    twin._bind(run, name, f'{self.module_name}/{name}')
+    run.adopted[id(layer)] = (layer, twin)
+    self._children[name] = twin
+    return twin
+
+  @property
+  def hparams(self) -> pax_fiddle.Config:
+    """A Config of this layer's class with every field set to its present value."""
+    cached = self.__dict__.get('_hparams', _MISSING)
+    if cached is not _MISSING:
+      return cached
+    cfg = pax_fiddle.Config(type(self))
+    for name in (*self._plain_defaults, *self._default_factories):
+      value = self.__dict__.get(name)
+      if name == 'parent':
+        continue
+      setattr(cfg, name, value.hparams if isinstance(type(value), LayerMeta)
+              else value)
+    if self._phase != UNBOUND:
+      self.__dict__['_hparams'] = cfg
+    return cfg

@@ -1,0 +1,357 @@
+"""BaseLayer: a Pax layer that is a Haiku module.
+
+A layer is *unbound* when it is built outside a transform: a plain dataclass with
+`init`, `apply` and `bind`. Built inside `hk.transform_with_state`, or created by
+another layer, it is *bound*: an `hk.Module` with a module name. A bound layer runs
+`setup` once, at its first use, and is frozen afterwards.
+
+What a layer can do lies in the mixins: variables (variables_api.py), children and
+inheritance (children.py), init/apply/bind (functional.py), quantization
+(quantization.py).
+"""
+
+import contextlib
+import math
+import re
+from typing import Any
+
+import haiku as hk
+import jax.numpy as jnp
+
+from pax_haiku import pax_fiddle
+from pax_haiku.core import (
+    children,
+    config_types,
+    context,
+    errors,
+    functional,
+    quantization,
+)
+from pax_haiku.core import run as run_lib
+from pax_haiku.core import variables_api, weights
+from pax_haiku.core.metaclass import (
+    BOUND,
+    IN_SETUP,
+    READY,
+    UNBOUND,
+    LayerMeta,
+    bind_in_new_run,
+)
+
+_IDENTIFIER = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
+
+
+class _Binder(hk.Module):
+  """Gives an existing layer its module name, as constructing it would."""
+
+  AUTO_REPR = False
+
+  def __new__(cls, layer, name):
+    return layer
+
+  def __init__(self, layer, name):
+    hk.Module.__init__(layer, name)
+
+
+class BaseLayer(
+    variables_api.VariablesMixin, children.ChildrenMixin,
+    functional.FunctionalMixin, quantization.QuantizationMixin, hk.Module,
+    metaclass=LayerMeta):
+  """Base class of all layers. Subclasses declare fields, `setup` and `__call__`.
+
+  Attributes:
+    dtype: dtype of the variables.
+    fprop_dtype: dtype of the computation; trainable variables are cast to it when
+      read. `dtype` if not given.
+    params_init: initializer of variables that name none.
+    skip_lp_regularization: marks all variables as not to be regularized.
+    ici_mesh_shape, dcn_mesh_shape: logical mesh within and between slices.
+    contiguous_submeshes: hint for the construction of the device mesh.
+    mesh_axis_names: one name per mesh dimension.
+    shared_weight_layer_id: layers of one id share their variables.
+    weight_split_dims_mapping, activation_split_dims_mapping: sharding, templates of
+      the class's `WeightSharding` and `ActivationSharding`.
+    name: the layer's name; becomes the module's name when bound.
+  """
+
+  AUTO_REPR = False  # Haiku's automatic repr costs trace time
+  _is_base_layer = True
+
+  class WeightSharding(pax_fiddle.CloneAndSetMixin):
+    """Sharding of the weights: one mesh axis (or None) per dimension."""
+
+    wt: Any = None
+
+  class ActivationSharding(pax_fiddle.CloneAndSetMixin):
+    """Sharding of the activations: one mesh axis (or None) per dimension."""
+
+    out: Any = None
+
+  dtype: Any = jnp.float32
+  fprop_dtype: Any = None
+  params_init: weights.WeightInit = pax_fiddle.instance_field(
+      weights.default_param_init)
+  skip_lp_regularization: bool | None = None
+  ici_mesh_shape: Any = None
+  dcn_mesh_shape: Any = None
+  contiguous_submeshes: bool | None = None
+  mesh_axis_names: Any = None
+  shared_weight_layer_id: str | None = None
+  weight_split_dims_mapping: pax_fiddle.Config = None
+  activation_split_dims_mapping: pax_fiddle.Config = None
+  parent: Any = pax_fiddle.field(default=None, kw_only=True, repr=False)
+  name: str | None = pax_fiddle.field(default=None, kw_only=True)
+
+  # Life cycle. These are not fields: they carry no annotation.
+  _phase = UNBOUND
+  _run = None
+  _interactive = None
+  _compact_depth = 0
+
+  def __post_init__(self):
+    if self.fprop_dtype is None:
+      self.__dict__['fprop_dtype'] = self.dtype
+
+  def __pax_built__(self):
+    """Called when this layer has been built: binds it if inside a transform."""
+    if run_lib.inside_transform() and not run_lib.in_setup():
+      return bind_in_new_run(self)
+    return self
+
+  def setup(self):
+    """Creates the layer's variables and children. Override this."""
+
+  # -- Fields -----------------------------------------------------------------
+
+  @classmethod
+  def config(cls, **kwargs) -> pax_fiddle.Config:
+    """`pax_fiddle.Config(cls, **kwargs)`."""
+    return pax_fiddle.Config(cls, **kwargs)
+
+  @property
+  def mesh_shape(self):
+    """Elementwise product of the ici and dcn mesh shapes; None without a mesh."""
+    return config_types.mesh_shape_of(self)
+
+  def get_shard_count_on_dim(self, sharding) -> int:
+    """Number of shards of a dimension sharded over the mesh axes `sharding`."""
+    if sharding is None or self.mesh_axis_names is None:
+      return 1
+    axes = (sharding,) if isinstance(sharding, str | int) else sharding
+    names = list(self.mesh_axis_names)
+    where = [a if isinstance(a, int) else names.index(a) for a in axes]
+    shapes = [s for s in (self.ici_mesh_shape, self.dcn_mesh_shape) if s is not None]
+    return math.prod(shape[i] for shape in shapes for i in where)
+
+  @property
+  def jax_context(self) -> context.JaxContext:
+    """The innermost JaxContext; AssertionError if there is none."""
+    return context.cur_jax_context()
+
+  @property
+  def do_eval(self) -> bool | None:
+    """True in evaluation; False without a JaxContext."""
+    top = context.JaxContext.top()
+    return False if top is None else top.do_eval
+
+  @property
+  def path(self) -> tuple[str, ...]:
+    """Names from the root layer to this one; () for the root."""
+    self._require_bound('path')
+    return self._run.path_of(self.module_name)
+
+  def _describe(self) -> str:
+    """How error messages name this layer."""
+    where = self.__dict__.get('module_name') or self.name
+    return f'{type(self).__name__} {where!r}' if where else type(self).__name__
+
+  def __repr__(self):
+    fields = ', '.join(
+        f'{name}={self.__dict__.get(name)!r}' for name in self._field_order()
+        if name != 'parent' and not self._is_default(name))
+    return f'{type(self).__name__}({fields})'
+
+  @classmethod
+  def _field_order(cls):
+    return cls.__dataclass_fields__
+
+  def _is_default(self, name: str) -> bool:
+    value = self.__dict__.get(name)
+    if name in ('weight_split_dims_mapping', 'activation_split_dims_mapping',
+                'params_init'):
+      return True
+    default = self._plain_defaults.get(name)
+    return value is None or value is default
+
+  def __eq__(self, other):
+    if self is other:
+      return True
+    if type(self) is not type(other) or self._phase or other._phase:
+      return NotImplemented
+    return all(self.__dict__.get(f) == other.__dict__.get(f)
+               for f in self._field_names)
+
+  __hash__ = object.__hash__
+
+  # -- Life cycle -------------------------------------------------------------
+
+  def _unbound_copy(self) -> 'BaseLayer':
+    """A copy that holds the field values only."""
+    twin = object.__new__(type(self))
+    own = self.__dict__
+    twin.__dict__.update((f, own[f]) for f in self._field_names if f in own)
+    return twin
+
+  def _bind(self, run: run_lib.Run, name: str | None, module_name: str | None = None):
+    """Gives this layer a module name and the run that it belongs to.
+
+    Args:
+      run: what the bound tree shares.
+      name: the layer's name; None lets Haiku derive it from the class.
+      module_name: the full module name, taken as it is. None: below the current
+        module, made unique by Haiku.
+    """
+    if name is not None and not _IDENTIFIER.fullmatch(name):
+      raise ValueError(
+          f'{type(self).__name__} cannot be named {name!r}: names of layers become '
+          'Haiku module names and must be Python identifiers (letters, digits, _).')
+    _Binder(self, hk.force_name(module_name) if module_name else name)
+    values = self.__dict__
+    values['_run'] = run
+    values['_phase'] = BOUND
+    values['_weights'] = {}
+    values['_non_trainables'] = {}
+    values['_children'] = {}
+    values['_opened'] = set()
+    if run.root_name is None:
+      run.start(self.module_name)
+    if run.initializing:
+      run.names[self.module_name] = self
+    self._freeze_fields()
+
+  def _run_setup(self):
+    """Runs `setup` in this module's name scope, once."""
+    values = self.__dict__
+    values['_phase'] = IN_SETUP
+    try:
+      if type(self)._has_setup:
+        with self._name_scope(), run_lib.setup_scope():
+          self.setup()
+    except BaseException:
+      values['_phase'] = BOUND
+      for table in ('_weights', '_non_trainables', '_children'):
+        values[table].clear()
+      raise
+    values['_phase'] = READY
+    if self._run.initializing:
+      self._run.set_up[self.path] = self
+    stale = self._run.stale.pop(self.module_name, ())
+    if stale:
+      with self._name_scope():
+        for bucket in stale:
+          hk.set_state(bucket, {})
+
+  @contextlib.contextmanager
+  def _name_scope(self):
+    """Enters this module's scope, wherever the caller is."""
+    run = self._run
+    before, run.entering = run.entering, True
+    try:
+      scope = hk.name_scope(hk.force_name(self.module_name))
+    finally:
+      run.entering = before
+    with scope:
+      yield
+
+  def _scoped(self, function, *args, **kwargs):
+    """Calls a Haiku function in this module's scope."""
+    if hk.current_name() == self.module_name:
+      return function(*args, **kwargs)
+    with self._name_scope():
+      return function(*args, **kwargs)
+
+  def _require_bound(self, what: str):
+    """Refuses an unbound layer; runs `setup` if that has not happened yet."""
+    if self._phase == UNBOUND:
+      raise ValueError(
+          f'{self._describe()} is unbound, so {what!r} is not available. Build the '
+          'layer inside the function given to hk.transform_with_state, create it '
+          "with create_child in another layer's setup, or use layer.init/apply/bind.")
+
+  def _require_setup(self, what: str):
+    self._require_bound(what)
+    if self._phase == BOUND:
+      self._run_setup()
+
+  def _call_slowly(self, in_scope, is_compact: bool, args, kwargs):
+    """A method call that has something to do first; see metaclass.py."""
+    if self._phase == BOUND:
+      self._run_setup()
+    with contextlib.ExitStack() as stack:
+      run = self._run
+      if run.initializing and not run.guarded:
+        stack.enter_context(_guard_names(run))
+      if is_compact:
+        self.__dict__['_compact_depth'] += 1
+        stack.callback(self.__dict__.__setitem__, '_compact_depth',
+                       self._compact_depth - 1)
+      if self._phase == READY:
+        stack.enter_context(run_lib.outside_setup())
+      return in_scope(self, *args, **kwargs)
+
+  def __setattr__(self, name: str, value: Any):
+    phase = self._phase
+    if phase == UNBOUND:
+      object.__setattr__(self, name, value)
+      return
+    if phase != IN_SETUP:
+      raise errors.SetAttributeFrozenModuleError(
+          f'{self._describe()} is frozen: cannot set attribute {name!r}. Bound layers '
+          'may be changed only in setup; keep values that change in a non-trainable '
+          'variable (create_variable(..., trainable=False), update_var).')
+    if name in self._field_names:
+      raise errors.SetAttributeFrozenModuleError(
+          f'{self._describe()}: setup cannot assign the field {name!r}. Use another '
+          'attribute name, or set the field on the config.')
+    object.__setattr__(self, name, self._adopt(value, name))
+
+  def __getattr__(self, name: str):
+    # Only called when `name` is not found: setup may still have to create it.
+    if not name.startswith('__'):
+      if self._interactive is not None:
+        return self._interactive.attribute(name)
+      if self._phase == BOUND and self._has_setup:
+        self._run_setup()
+        return getattr(self, name)
+    hint = ''
+    if self._phase == UNBOUND and not name.startswith('_'):
+      hint = ' The layer is unbound: what setup creates exists on bound layers only.'
+    raise AttributeError(f'{self._describe()} has no attribute {name!r}.{hint}')
+
+
+@contextlib.contextmanager
+def _guard_names(run: run_lib.Run):
+  """While initializing, refuses Haiku modules that take a layer's module name."""
+
+  def guard(next_function, args, kwargs, context):
+    out = next_function(*args, **kwargs)
+    module = context.module
+    if (context.method_name != '__init__' or run.entering
+        or isinstance(module, BaseLayer)):
+      return out
+    taken = run.names.get(module.module_name)
+    if run_lib.in_setup():
+      run.names.setdefault(module.module_name, module)
+    if taken is not None and taken is not module:
+      raise errors.NameInUseError(
+          f'{type(module).__name__} got the module name {module.module_name!r}, which '
+          f'{type(taken).__name__} created in setup already has: the two would share '
+          'their parameters. Give one of them another name.')
+    return out
+
+  run.guarded = True
+  try:
+    with hk.intercept_methods(guard):
+      yield
+  finally:
+    run.guarded = False

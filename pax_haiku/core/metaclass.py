@@ -1,0 +1,191 @@
+"""The metaclass of layers: turns each class body into a Pax-style dataclass.
+
+It does four things that `hk.Module`'s metaclass does not: the nested sharding classes
+and the older nested `HParams` become fields, the class becomes a dataclass, methods
+learn about the layer's life cycle, and a layer built inside a transform is bound
+(given its module name) at once.
+"""
+
+import dataclasses
+import functools
+import inspect
+from typing import Any
+
+import fiddle as fdl
+import haiku as hk
+
+from pax_haiku import pax_fiddle
+from pax_haiku.core import hparams_compat
+from pax_haiku.core import run as run_lib
+
+UNBOUND, BOUND, IN_SETUP, READY = range(4)
+
+_SHARDING_FIELDS = {
+    'WeightSharding': 'weight_split_dims_mapping',
+    'ActivationSharding': 'activation_split_dims_mapping',
+}
+# Methods of hk.Module that a layer may define, but that need no life cycle.
+_NO_LIFE_CYCLE = ('setup', 'params_dict', 'state_dict')
+
+
+def compact(method):
+  """Marks a method that may create variables and children inline.
+
+  What Flax calls `nn.compact`: inside such a method `create_variable` and
+  `create_child(ren)` are allowed, as they are in `setup`.
+  """
+  method._pax_compact = True
+  return method
+
+
+def nowrap(method):
+  """Marks a method that neither triggers `setup` nor enters the module's scope."""
+  method._pax_nowrap = True
+  return hk.transparent(method)
+
+
+def _sharding_override(name: str, bases, namespace):
+  """Makes nested sharding classes frozen dataclasses behind template fields."""
+  annotations = namespace.setdefault('__annotations__', {})
+  for class_name, field_name in _SHARDING_FIELDS.items():
+    nested = namespace.get(class_name)
+    if nested is None:
+      continue
+    base = next((getattr(b, class_name) for b in bases
+                 if hasattr(b, class_name)), None)
+    if base is not None and not issubclass(nested, base):
+      raise ValueError(
+          f'{name}.{class_name} must be a subclass of the {class_name} of its base '
+          f'layer ({base.__qualname__}), found bases {nested.__bases__}. Write '
+          f'`class {class_name}(BaseLayer.{class_name}):`.')
+    if '__dataclass_fields__' not in nested.__dict__:
+      nested = dataclasses.dataclass(frozen=True)(nested)
+      namespace[class_name] = nested
+    annotations[field_name] = pax_fiddle.Config
+    namespace[field_name] = pax_fiddle.template_field(nested)
+
+
+def _check_defaults(name: str, namespace):
+  for field in namespace.get('__annotations__', {}):
+    if isinstance(namespace.get(field), fdl.Buildable):
+      raise ValueError(
+          f'The default of field {name}.{field} is a Config object, which every '
+          f'{name} would share. Use {field}: ... = '
+          'pax_fiddle.template_field(SubLayer) instead.')
+
+
+def _with_life_cycle(raw, in_scope):
+  """Runs `setup` before the first call; an unbound layer gets the plain function.
+
+  Args:
+    raw: the function as the user wrote it.
+    in_scope: the same, wrapped by Haiku: enters the module's name scope.
+  """
+  is_compact = getattr(raw, '_pax_compact', False)
+
+  @functools.wraps(raw)
+  def method(self, *args, **kwargs):
+    phase = self._phase
+    if phase == READY and not is_compact and not self._run.initializing:
+      return in_scope(self, *args, **kwargs)
+    if phase == UNBOUND:
+      if self._interactive is not None:
+        return self._interactive.call(method, args, kwargs)
+      return raw(self, *args, **kwargs)
+    return self._call_slowly(in_scope, is_compact, args, kwargs)
+
+  return method
+
+
+class LayerMeta(type(hk.Module)):
+  """Metaclass of `BaseLayer`; see the module docstring."""
+
+  def __new__(mcs, name, bases, namespace, **kwargs):
+    namespace = dict(namespace)
+    hparams_compat.absorb(name, bases, namespace)
+    _sharding_override(name, bases, namespace)
+    _check_defaults(name, namespace)
+    if bases:  # or Haiku's metaclass would put its own in each class
+      namespace.setdefault('__repr__', bases[0].__repr__)
+    raw_methods = {}
+    for key, value in namespace.items():
+      if key.startswith('__') and key != '__call__':
+        continue
+      if isinstance(value, property):
+        for accessor in (value.fget, value.fset, value.fdel):
+          if accessor is not None:
+            hk.transparent(accessor)  # fields and properties never enter a scope
+      elif inspect.isfunction(value):
+        if key == 'setup' or '_is_base_layer' in namespace:
+          hk.transparent(value)
+        elif key not in _NO_LIFE_CYCLE and not getattr(value, '_pax_nowrap', False):
+          raw_methods[key] = value
+    cls = super().__new__(mcs, name, bases, namespace, **kwargs)
+    cls = dataclasses.dataclass(repr=False, eq=False)(cls)
+    for key, raw in raw_methods.items():
+      setattr(cls, key, _with_life_cycle(raw, getattr(cls, key)))
+    cls._has_setup = any(
+        'setup' in c.__dict__ for c in cls.__mro__
+        if isinstance(c, LayerMeta) and '_is_base_layer' not in c.__dict__)
+    fields = [f for f in dataclasses.fields(cls) if f.init]
+    cls._field_names = frozenset(f.name for f in dataclasses.fields(cls))
+    cls._plain_defaults = {f.name: f.default for f in fields
+                           if f.default is not dataclasses.MISSING}
+    cls._default_factories = {f.name: f.default_factory for f in fields
+                              if f.default_factory is not dataclasses.MISSING}
+    cls._custom_init = '__init__' in namespace or any(
+        getattr(b, '_custom_init', False) for b in bases)
+    hparams_compat.attach(cls)
+    return cls
+
+  def __call__(cls, *args, **kwargs) -> Any:
+    layer = cls.__new__(cls)
+    if args and isinstance(args[0], str | fdl.Buildable):
+      raise TypeError(
+          f'{cls.__name__}(...) got {type(args[0]).__name__} as its first positional '
+          'argument, which is the field `dtype`. To build a layer from a config call '
+          '`layer_p.Instantiate()` or `instantiate(layer_p)`; pass fields by keyword.')
+    cls.__init__(layer, *args, **kwargs)
+    if not pax_fiddle.is_building():
+      layer = layer.__pax_built__()
+    return layer
+
+  @property
+  def __signature__(cls):
+    signature = inspect.signature(cls.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
+
+
+def construct(cls: LayerMeta, arguments: dict[str, Any]):
+  """An unbound layer from field values, without the cost of a generated `__init__`.
+
+  Args:
+    cls: the layer class.
+    arguments: {field: value}; every name must be a field.
+  """
+  if cls._custom_init:
+    layer = cls.__new__(cls)
+    cls.__init__(layer, **arguments)
+    return layer
+  layer = cls.__new__(cls)
+  values = layer.__dict__
+  values.update(cls._plain_defaults)
+  for name, factory in cls._default_factories.items():
+    if name not in arguments:
+      values[name] = factory()
+  values.update(arguments)
+  layer.__post_init__()
+  return layer
+
+
+def bind_in_new_run(layer):
+  """Binds a layer that was built inside a transform, at the place it was built."""
+  active = run_lib.active()
+  if active is not None and active.root_name is not None:
+    here = hk.current_name()
+    if here == active.root_name or here.startswith(active.root_name + '/'):
+      layer._bind(active, layer.name)
+      return layer
+  run = run_lib.Run(initializing=hk.running_init())
+  layer._bind(run, layer.name)
+  return layer

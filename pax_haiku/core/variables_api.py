@@ -1,0 +1,529 @@
+"""Variables of a layer: create_variable, theta, get_var, summaries, random keys.
+
+Trainable variables are Haiku parameters, non-trainable ones Haiku state. Summaries,
+auxiliary losses and decode caches are one reserved state entry (a *bucket*, a dict)
+per module, so they cannot collide with variables.
+"""
+
+import copy
+import dataclasses
+import functools
+import operator
+from typing import Any
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+
+from pax_haiku.core import boxes, constants, context, errors, init_var, summaries
+from pax_haiku.core import run as run_lib
+from pax_haiku.core import variables as variables_lib
+from pax_haiku.core import weights
+from pax_haiku.core.metaclass import IN_SETUP
+from pax_haiku.core.weights import WeightHParams, WeightHParamsCollection
+
+
+class Theta:
+  """Trainable variables of one layer, by attribute or by item."""
+
+  __slots__ = ('_layer',)
+
+  def __init__(self, layer):
+    self._layer = layer
+
+  def __getattr__(self, name: str):
+    return self._layer._read_theta(name)
+
+  __getitem__ = __getattr__
+
+
+class Deferred:
+  """What `create_variable` returns in `apply`: the value, read when first used.
+
+  Almost no code looks at it, and reading the variable would cost every layer a second
+  call of `hk.get_parameter` (and of the custom getters behind it).
+  """
+
+  __slots__ = ('_read',)
+
+  def __init__(self, read):
+    self._read = read
+
+  def __jax_array__(self):
+    return self._read()
+
+  def __array__(self, *args, **kwargs):
+    return self._read().__array__(*args, **kwargs)
+
+  def __getattr__(self, name: str):
+    return getattr(self._read(), name)
+
+  def __getitem__(self, index):
+    return self._read()[index]
+
+
+def _forward_operators():
+  for name in ('add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul',
+               'and', 'or', 'xor', 'lt', 'le', 'gt', 'ge', 'eq', 'ne'):
+    op = getattr(operator, f'__{name}__')
+    setattr(Deferred, f'__{name}__', lambda a, b, op=op: op(a._read(), b))
+    setattr(Deferred, f'__r{name}__', lambda a, b, op=op: op(b, a._read()))
+  for name in ('neg', 'pos', 'abs', 'invert'):
+    op = getattr(operator, f'__{name}__')
+    setattr(Deferred, f'__{name}__', lambda a, op=op: op(a._read()))
+
+
+_forward_operators()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Declared:
+  """A variable as the layer declared it: names and numbers, never arrays."""
+
+  hparams: WeightHParams
+  shape: tuple[int, ...]
+  init: Any
+  keeps_dtype: bool  # exempt from the cast to bfloat16
+
+
+class VariablesMixin:
+  """Creation and access of variables, summaries, losses and random keys."""
+
+  # -- Creation ---------------------------------------------------------------
+
+  def create_variable(self, name: str, var_hparams: WeightHParams,
+                      trainable: bool = True):
+    """Declares a variable of this layer; allowed in setup and compact methods.
+
+    Args:
+      name: new among the layer's fields, children and attributes.
+      var_hparams: shape, and optionally dtype, initializer, sharding and labels. The
+        layer's `dtype` and `params_init` stand in for what is None. Not modified.
+      trainable: a parameter (`params`) or a state (`non_trainable`).
+
+    Returns:
+      The value, cast to `fprop_dtype` if trainable.
+
+    Raises:
+      ValueError: called elsewhere, or `name` is reserved.
+      AttributeError: the layer has an attribute of that name.
+      NameInUseError: there is such a variable already.
+    """
+    self._require_bound('create_variable')
+    if self._phase != IN_SETUP and not self._compact_depth:
+      raise ValueError(
+          f'{self._describe()}: create_variable({name!r}) is allowed in setup or in a '
+          'compact method only.')
+    table = self._weights if trainable else self._non_trainables
+    self._check_variable_name(name, trainable, table)
+    hparams = self._complete(var_hparams, trainable)
+    keeps = weights.var_disallow_bfloat16_conversion(hparams)
+    shape = tuple(hparams.shape)
+    collection = constants.PARAMS if trainable else constants.NON_TRAINABLE
+    declared = Declared(
+        hparams, shape,
+        functools.partial(self._initial_value, name, hparams, collection), keeps)
+    table[name] = declared
+    run = self._run
+    read = functools.partial(self._read_theta if trainable else self.get_var, name)
+    if not run.initializing:
+      return Deferred(read)
+    if run.metadata is not None:
+      run.metadata[(collection, self.path, name)] = hparams
+    get = hk.get_parameter if trainable else hk.get_state
+    self._scoped(get, name, shape, hparams.dtype, declared.init)
+    return read()
+
+  def _check_variable_name(self, name: str, trainable: bool, table):
+    if name in table or name in self._children:
+      raise errors.NameInUseError(
+          f'{self._describe()}: the name {name!r} is in use already, by a '
+          f'{"child" if name in self._children else "variable"}.')
+    if name in self.__dict__ or hasattr(type(self), name):
+      raise AttributeError(
+          f'{self._describe()}: can not create a new variable named {name!r}, the '
+          f'layer already has a field, method or attribute of that name.')
+    if not trainable and (name in run_lib.BUCKETS or name.startswith('@')):
+      raise ValueError(
+          f'{self._describe()}: {name!r} is reserved and cannot be the name of a '
+          'non-trainable variable.')
+
+  def _complete(self, var_hparams: WeightHParams, trainable: bool) -> WeightHParams:
+    """A private copy of the declaration with the layer's defaults filled in."""
+    hparams = copy.copy(var_hparams)
+    if hparams.init is None:
+      hparams.init = copy.copy(self.params_init)
+    if hparams.dtype is None:
+      hparams.dtype = self.dtype
+    if not isinstance(hparams.collections, list):
+      raise TypeError(
+          f'{self._describe()}: WeightHParams.collections must be a list, got '
+          f'{hparams.collections!r}.')
+    labels = hparams.collections = list(hparams.collections)
+    if self.ici_mesh_shape is not None:
+      mapping = hparams.tensor_split_dims_mapping
+      if mapping is not None and len(mapping) != len(hparams.shape):
+        raise AssertionError(
+            f'{self._describe()}: the sharding {mapping} does not fit the shape '
+            f'{list(hparams.shape)}.')
+    if (self.skip_lp_regularization
+        and WeightHParamsCollection.SKIP_LP_REGULARIZATION not in labels):
+      labels.append(WeightHParamsCollection.SKIP_LP_REGULARIZATION)
+    if not trainable and WeightHParamsCollection.NON_TRAINABLE not in labels:
+      labels.append(WeightHParamsCollection.NON_TRAINABLE)
+    return hparams
+
+  def _initial_value(self, name: str, hparams: WeightHParams, collection: str,
+                     shape, dtype):
+    """Initializer given to Haiku; draws this layer's next `params` key."""
+    run = self._run
+    if not run.initializing:
+      self._refuse_missing(name, collection)
+    if tuple(shape) != tuple(hparams.shape) or dtype != hparams.dtype:
+      hparams = dataclasses.replace(
+          hparams, shape=tuple(shape), dtype=dtype, tensor_split_dims_mapping=None)
+    if not run.native:
+      key = run.draw(constants.PARAMS, self.path)
+    elif hparams.init.method == 'constant':
+      key = None
+    else:
+      key = self.next_prng_key(constants.PARAMS)
+    return init_var.init_var(hparams, key, f'{self.module_name}/{name}')
+
+  def _refuse_missing(self, name: str, collection: str):
+    held = (hk.get_params() if collection == constants.PARAMS
+            else hk.get_current_state())
+    error = (errors.ScopeParamNotFoundError if held
+             else errors.ScopeCollectionNotFound)
+    found = sorted(held.get(self.module_name, ()))
+    raise error(
+        f'{self._describe()}: no variable {name!r} in collection {collection!r} of the '
+        f'variables given; for this layer they hold {found}. Were they made by init of '
+        'the same model, with the same method?')
+
+  def create_quantized_variable(
+      self, name: str, weight_hparams: WeightHParams, scale_shape=(),
+      dtype=jnp.int8, use_symmetric: bool = True,
+      scale_hparams: WeightHParams | None = None):
+    """Declares an integer weight with its scale and, if asymmetric, its zero point.
+
+    Args:
+      name: the weight's name. `name_quantized_scale` and `name_quantized_zp` go with
+        it.
+      weight_hparams: shape and sharding of the weight.
+      scale_shape: shape of scale and zero point, of the layer's default init.
+      dtype: dtype of the weight, which starts at 0.
+      use_symmetric: no zero point.
+      scale_hparams: declaration of the scale, in place of `scale_shape`.
+
+    Raises:
+      ValueError: both `scale_shape` and `scale_hparams` are given.
+    """
+    if scale_hparams is not None and list(scale_shape):
+      raise ValueError(
+          f'{self._describe()}: give scale_shape or scale_hparams of {name!r}, not '
+          f'both; got {scale_shape} and {scale_hparams}.')
+    weight = dataclasses.replace(
+        weight_hparams, dtype=dtype, init=weights.WeightInit.Constant(0))
+    self.create_variable(name, weight)
+    scale = scale_hparams or WeightHParams(shape=scale_shape)
+    self.create_variable(name + constants.QUANTIZED_SCALE_NAME_POSTFIX, scale)
+    if not use_symmetric:
+      self.create_variable(name + constants.QUANTIZED_ZP_NAME_POSTFIX, scale)
+
+  def get_quantized_weight(self, name: str, use_symmetric: bool = True):
+    """(weight, scale, zero point or None) of a quantized variable."""
+    zero_point = None
+    if not use_symmetric:
+      zero_point = self.theta[name + constants.QUANTIZED_ZP_NAME_POSTFIX]
+    scale = self.theta[name + constants.QUANTIZED_SCALE_NAME_POSTFIX]
+    return self.theta[name], scale, zero_point
+
+  def create_sparse_variable(self, name: str, weight_hparams: WeightHParams):
+    """Declares a weight and its non-trainable mask `name_sparsity_mask`, all False."""
+    self.create_variable(name, weight_hparams)
+    mask = dataclasses.replace(
+        weight_hparams, init=weights.WeightInit.Constant(False), dtype=jnp.bool_,
+        collections=None)
+    self.create_variable(
+        name + constants.SPARSITY_NAME_POSTFIX, mask, trainable=False)
+
+  def get_sparse_weight(self, name: str):
+    """(weight, mask) of a sparse variable."""
+    return self.theta[name], self.get_var(name + constants.SPARSITY_NAME_POSTFIX)
+
+  # -- Access -----------------------------------------------------------------
+
+  @property
+  def theta(self) -> Theta:
+    """The trainable variables: `self.theta.w` or `self.theta['w']`."""
+    if self._interactive is not None:
+      return self._interactive.attribute('theta')
+    self._require_setup('theta')
+    theta = self.__dict__.get('_theta')
+    if theta is None:
+      theta = self.__dict__['_theta'] = Theta(self)
+    return theta
+
+  def _read_theta(self, name: str):
+    declared = self._weights.get(name)
+    if declared is None:
+      raise ValueError(
+          f'{self._describe()} has no trainable variable {name!r} in theta; it has '
+          f'{sorted(self._weights)}.' + (
+              f' {name!r} is not trainable: use get_var.'
+              if name in self._non_trainables else ''))
+    hparams = declared.hparams
+    try:
+      value = self._scoped(
+          hk.get_parameter, name, declared.shape, hparams.dtype, declared.init)
+    except ValueError:
+      self._explain_shape(name, declared)
+      raise
+    dtype = self.fprop_dtype
+    if (value.dtype != dtype and jnp.issubdtype(value.dtype, jnp.floating)
+        and not (declared.keeps_dtype and dtype == jnp.bfloat16)):
+      value = value.astype(dtype)
+    return value
+
+  def _explain_shape(self, name: str, declared: Declared):
+    given = hk.get_params().get(self.module_name, {}).get(name)
+    if given is not None and given.shape != declared.shape:
+      raise errors.ScopeParamShapeError(
+          f'{self._describe()}: variable {name!r} is declared with shape '
+          f'{declared.shape}, but the value given has shape {given.shape}.') from None
+
+  def get_var(self, name: str):
+    """The value of a non-trainable variable, never cast.
+
+    Raises:
+      AssertionError: there is no such variable.
+    """
+    self._require_declared('get_var')
+    declared = self._non_trainables.get(name)
+    if declared is None:
+      raise AssertionError(
+          f'{self._describe()} has no non-trainable variable {name!r}; it has '
+          f'{sorted(self._non_trainables)}.' + (
+              f' {name!r} is trainable: use theta.{name}.'
+              if name in self._weights else ''))
+    return self._scoped(hk.get_state, name, declared.shape, declared.hparams.dtype,
+                        declared.init)
+
+  def _require_declared(self, what: str):
+    # As in Praxis, a child that was not used yet has no variables in init, but in
+    # apply the values given can be read before.
+    self._require_bound(what)
+    if not self._run.initializing:
+      self._require_setup(what)
+
+  def update_var(self, name: str, value):
+    """Writes a non-trainable variable; no effect in init or if it is immutable.
+
+    Raises:
+      ValueError: another shape than the variable's, or a trainable variable.
+      AssertionError: there is no such variable.
+    """
+    self._require_declared('update_var')
+    if name in self._weights and name not in self._non_trainables:
+      raise ValueError(
+          f'{self._describe()}: {name!r} is trainable; update_var writes non-trainable '
+          'variables only. Trainable ones change through their gradients.')
+    run = self._run
+    if run.initializing or not run.is_mutable(constants.NON_TRAINABLE):
+      return
+    shape = jnp.shape(self.get_var(name))
+    if jnp.shape(value) != shape:
+      raise ValueError(
+          f'{self._describe()}: update_var({name!r}) got shape {jnp.shape(value)}, but '
+          f'the variable has shape {shape}.')
+    self._scoped(hk.set_state, name, jnp.asarray(value))
+
+  @property
+  def variables(self) -> dict[str, Any]:
+    """All collections, restricted to this layer and what lies below it."""
+    if self._interactive is not None:
+      return self._interactive.attribute('variables')
+    self._require_bound('variables')
+    inside = self.module_name + '/'
+    trees = []
+    for held in (hk.get_params(), hk.get_current_state()):
+      trees.append({m: dict(b) for m, b in held.items()
+                    if m == self.module_name or m.startswith(inside)})
+    return variables_lib.to_pax(*trees, root=self.module_name)
+
+  def is_initializing(self) -> bool:
+    """True while variables are being created."""
+    return self._phase != 0 and self._run.initializing
+
+  def is_mutable_collection(self, collection: str) -> bool:
+    """Whether this run may write the collection.
+
+    Under a user's own `hk.transform_with_state` everything may be written, but decode
+    caches only if the given state holds some (see `update_decode_state`).
+    """
+    self._require_bound('is_mutable_collection')
+    run = self._run
+    if run.native and collection in (
+        constants.DECODE_CACHE, constants.PREFIX_DECODE_CACHE,
+        constants.INTERMEDIATES, constants.PARAMS):
+      return any(entry == collection for _, entry in run.present)
+    return run.is_mutable(collection)
+
+  def has_variable(self, collection: str, name: str) -> bool:
+    """Whether this layer holds a value of that name in the collection."""
+    self._require_bound('has_variable')
+    if collection == constants.PARAMS:
+      return name in hk.get_params().get(self.module_name, {})
+    if collection == constants.NON_TRAINABLE:
+      return name in hk.get_current_state().get(self.module_name, {})
+    return name in self._bucket(collection)
+
+  def get_variable(self, collection: str, name: str, default=None):
+    """The stored value, or `default`; `params` are not cast."""
+    self._require_bound('get_variable')
+    if collection == constants.PARAMS:
+      return hk.get_params().get(self.module_name, {}).get(name, default)
+    if collection == constants.NON_TRAINABLE:
+      return hk.get_current_state().get(self.module_name, {}).get(name, default)
+    return self._bucket(collection).get(name, default)
+
+  def put_variable(self, collection: str, name: str, value):
+    """Stores a value in one of this layer's collections.
+
+    Raises:
+      ModifyScopeVariableError: the collection is immutable, or it is `params`.
+    """
+    self._require_bound('put_variable')
+    if collection == constants.PARAMS or not self._run.is_mutable(collection):
+      raise errors.ModifyScopeVariableError(
+          f'{self._describe()}: cannot write {name!r}, the collection {collection!r} '
+          'is immutable in this run. Pass mutable=[...] to init or apply.')
+    if collection == constants.NON_TRAINABLE:
+      self._scoped(hk.set_state, name, value)
+    else:
+      self._put(collection, name, value)
+
+  def sow(self, collection: str, name: str, value) -> bool:
+    """Appends a value to the tuple `name` of a collection, if that is mutable."""
+    if not self.is_mutable_collection(collection):
+      return False
+    self._put(collection, name, (*self._bucket(collection).get(name, ()), value))
+    return True
+
+  # -- Buckets ----------------------------------------------------------------
+
+  def _bucket(self, collection: str) -> dict:
+    """This layer's bucket of a collection as it stands; {} if there is none."""
+    key = variables_lib.bucket_key(collection)
+    if (key not in self._opened
+        and (self.module_name, key) not in self._run.present):
+      return {}
+    return self._scoped(hk.get_state, key)
+
+  def _put(self, collection: str, name: str, value):
+    """Adds an entry to this layer's bucket of a collection."""
+    key = variables_lib.bucket_key(collection)
+    bucket = self._bucket(collection)
+    if self._run.initializing and bucket:
+      # init returns the first value set of each state entry: add to that very dict,
+      # so that the tree is the same after init and after apply.
+      bucket[name] = value
+    else:
+      self._scoped(hk.set_state, key, {**bucket, name: value})
+      self._opened.add(key)
+
+  def add_summary(self, name: str, tensor, summary_type=summaries.SummaryType.SCALAR,
+                  verbosity: int = 2):
+    """Records a summary; one of the same name and type in this layer is replaced.
+
+    Args:
+      name: the key is `name` with the type's suffix.
+      tensor: an array, or a function of no arguments that is called only if the
+        summary is kept. Images are [h, w, c] or [b, h, w, c], audio is [t, c] or
+        [b, t, c].
+      summary_type: what a writer makes of it.
+      verbosity: dropped if higher than the JaxContext's `summary_verbosity`.
+    """
+    self._require_bound('add_summary')
+    top = context.JaxContext.top()
+    if top is not None and verbosity > top.summary_verbosity:
+      return
+    kept = self._run.is_mutable(constants.SUMMARIES)
+    if callable(tensor):
+      if not kept:
+        return
+      tensor = tensor()
+    tensor = summaries.layer_summary_value(tensor, summary_type)
+    if kept:
+      key = name + summaries.get_summary_type_suffix(summary_type)
+      self._put(constants.SUMMARIES, key, tensor)
+
+  def add_aux_loss(self, name: str, value, weight=None):
+    """Records an auxiliary loss; values and weights of one name add up.
+
+    Args:
+      name: key within this layer.
+      value: the loss.
+      weight: its weight, as in WeightedScalars; ones like `value` if None.
+    """
+    self._require_bound('add_aux_loss')
+    if not self._run.is_mutable(constants.AUX_LOSS):
+      return
+    value = jnp.asarray(value)
+    weight = jnp.ones_like(value) if weight is None else jnp.asarray(weight)
+    before = self._bucket(constants.AUX_LOSS).get(name)
+    if before is not None:
+      value, weight = value + before.value, weight + before.weight
+    self._put(constants.AUX_LOSS, name, boxes.AuxLossStruct(value, weight))
+
+  def get_decode_state(self, name: str):
+    """A value of this layer's decode cache; AssertionError if it is not there."""
+    self._require_bound('get_decode_state')
+    bucket = self._bucket(constants.DECODE_CACHE)
+    if name not in bucket:
+      raise AssertionError(
+          f'{self._describe()} has no decode state {name!r}; it has {sorted(bucket)}. '
+          'Was init_states called, with the decode cache mutable?')
+    return bucket[name]
+
+  def update_decode_state(self, name: str, value):
+    """Writes (or creates) a value of the decode cache; no-op if that is immutable."""
+    self._require_bound('update_decode_state')
+    if self._run.is_mutable(constants.DECODE_CACHE):
+      self._put(constants.DECODE_CACHE, name, value)
+
+  # -- Randomness and casts -----------------------------------------------------
+
+  def next_prng_key(self, name: str = constants.RANDOM) -> jax.Array:
+    """The next random key of this layer from the stream `name`.
+
+    Under `layer.init/apply` the key follows from the stream's root key, the layer's
+    path and the number of earlier draws, as in Praxis. Under the user's own
+    `hk.transform*` it comes from Haiku's sequence and `name` plays no role.
+
+    Raises:
+      InvalidRngError: no key was given.
+    """
+    self._require_bound('next_prng_key')
+    run = self._run
+    if not run.native:
+      return run.draw(name, self.path)
+    key = hk.maybe_next_rng_key()
+    if key is None:
+      raise errors.InvalidRngError(
+          f'{self._describe()} needs a random key ({name!r}), but the transformed '
+          'function was called with rng=None. Pass a jax.random key to init/apply.')
+    return key
+
+  def _cast_to_fprop_dtype(self, tree):
+    """Floating leaves cast to `fprop_dtype`; integers, bools and None as they are."""
+    dtype = self.fprop_dtype
+
+    def cast(x):
+      x = x if hasattr(x, 'dtype') else jnp.asarray(x)
+      if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype != dtype:
+        return x.astype(dtype)
+      return x
+
+    return jax.tree.map(cast, tree)

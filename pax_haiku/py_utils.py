@@ -1,0 +1,3 @@
+"""Placeholder until the helpers land."""
+
+from pax_haiku.core.nested_map import NestedMap  # noqa: F401

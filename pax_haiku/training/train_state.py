@@ -1,0 +1,46 @@
+"""All that a training run carries from one step to the next."""
+
+from typing import Any, NamedTuple
+
+import haiku as hk
+import jax
+import jax.numpy as jnp
+import optax
+
+
+class TrainState(NamedTuple):
+  """State of a run after `step` updates; a pytree of arrays.
+
+  Attributes:
+    step: int32 [], number of updates done.
+    params: `{module: {name: array}}`, what the optimizer changes.
+    state: Haiku's state in the same form: moving statistics, and the summaries of the
+      last step in their reserved buckets.
+    opt_state: State of the optax transformation.
+    rng: uint32 [2], the run's key. It never changes: each step folds its number in.
+  """
+
+  step: jax.Array
+  params: hk.MutableParams
+  state: hk.MutableState
+  opt_state: Any
+  rng: jax.Array
+
+
+def init(
+  forward: hk.TransformedWithState,
+  optimizer: optax.GradientTransformation,
+  seed: int,
+  batch: Any,
+) -> TrainState:
+  """Returns the state before the first step.
+
+  Args:
+    forward: The model; its `init(rng, batch)` is called.
+    optimizer: Its `init(params)` is called.
+    seed: Determines the initial weights and all randomness of the run.
+    batch: One batch, of which shapes and dtypes matter.
+  """
+  init_key, rng = jax.random.split(jax.random.PRNGKey(seed))
+  params, state = forward.init(init_key, batch)
+  return TrainState(jnp.int32(0), params, state, optimizer.init(params), rng)

@@ -289,7 +289,7 @@ class BaseLayer(
       self._run_setup()
     with contextlib.ExitStack() as stack:
       run = self._run
-      if run.initializing and not run.guarded:
+      if run.initializing and run not in run_lib.guarded():
         stack.enter_context(_guard_names(run))
       if is_compact:
         self.__dict__['_compact_depth'] += 1
@@ -337,6 +337,7 @@ def _guard_names(run: run_lib.Run):
     out = next_function(*args, **kwargs)
     module = context.module
     if (context.method_name != '__init__' or run.entering
+        or run_lib.guarded()[-1] is not run or '/' not in module.module_name
         or isinstance(module, BaseLayer)):
       return out
     taken = run.names.get(module.module_name)
@@ -349,9 +350,9 @@ def _guard_names(run: run_lib.Run):
           'their parameters. Give one of them another name.')
     return out
 
-  run.guarded = True
+  run_lib.guarded().append(run)
   try:
     with hk.intercept_methods(guard):
       yield
   finally:
-    run.guarded = False
+    run_lib.guarded().pop()

@@ -59,7 +59,7 @@ class Run:
   """
 
   __slots__ = ('initializing', 'rngs', 'counters', 'is_mutable', 'root_name',
-               'prefix', 'metadata', 'shared', 'adopted', 'guarded', 'present',
+               'prefix', 'metadata', 'shared', 'adopted', 'present',
                'stale', 'names', 'entering',
                'set_up')
 
@@ -77,7 +77,6 @@ class Run:
     self.metadata = metadata
     self.shared = {}
     self.adopted = {}
-    self.guarded = False  # the interceptor that watches names is installed
     self.present = set()  # (module, entry) of the state that this run began with
     self.stale = {}  # module -> buckets of an earlier apply, cleared at setup
     self.names = {}  # module name -> layer, while initializing
@@ -139,6 +138,13 @@ def activate(run: Run) -> Iterator[Run]:
     yield run
   finally:
     _local.runs.pop()
+
+
+def guarded() -> list[Run]:
+  """Runs of this thread whose module names are being watched, innermost last."""
+  if not hasattr(_local, 'guarded'):
+    _local.guarded = []
+  return _local.guarded
 
 
 def in_setup() -> bool:

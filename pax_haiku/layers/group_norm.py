@@ -15,9 +15,9 @@ WeightInit = base_layer.WeightInit
 class GroupNorm(norm_base.BaseNormalization):
   """`(x - mean) / sqrt(variance + epsilon) * (1 + gamma) + beta`, a statistic a group.
 
-  https://arxiv.org/abs/1803.08494. The channels are cut into `dim // group size` groups
-  of `max(dim // num_groups, min_group_size)` neighbours; the moments of a group run over
-  all axes but the batch. The variables have shape `[1, ..., 1, dim]` of `input_rank`.
+  https://arxiv.org/abs/1803.08494. Each `max(dim // num_groups, min_group_size)`
+  neighbouring channels make a group; its moments run over all axes but the batch. The
+  variables have shape `[1, ..., 1, dim]` of `input_rank`.
 
   Attributes:
     num_groups: wished number of groups; must divide `dim` unless it is larger.

@@ -46,8 +46,8 @@ def compute_moments(
   for dim in reduce_over_dims:
     if not 0 <= dim < inputs.ndim:
       raise ValueError(
-        f'compute_moments: reduce_over_dims={list(reduce_over_dims)} holds {dim}, which '
-        f'is not an axis of inputs of shape {inputs.shape}. Give axes from 0 to '
+        f'compute_moments: {dim} in reduce_over_dims={list(reduce_over_dims)} is not '
+        f'an axis of inputs of shape {inputs.shape}. Give axes from 0 to '
         f'{inputs.ndim - 1}.'
       )
   mask = 1 - padding

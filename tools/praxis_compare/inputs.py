@@ -4,8 +4,8 @@ Only uniform draws of the legacy generator are used: its stream is frozen and ne
 no transcendental function, so the bits do not depend on the platform's libm.
 """
 
-from collections.abc import Sequence
 import zlib
+from collections.abc import Sequence
 
 import numpy as np
 

@@ -19,10 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from praxis_compare import cases as case_list
-from praxis_compare import inputs
+from praxis_compare import inputs, spec, store
 from praxis_compare import side as side_lib
-from praxis_compare import spec
-from praxis_compare import store
 
 SEED = 20240
 RECORDED = ('non_trainable', 'summaries', 'aux_loss')
@@ -37,7 +35,7 @@ def failure(stage: str, error: BaseException) -> dict[str, Any]:
 
 
 def values_for(path: str, leaf: np.ndarray) -> np.ndarray:
-  """The value that `apply` gets for a variable: same on both sides, whatever `init` gave.
+  """The value of a variable for `apply`: the same on both sides, whatever `init` gave.
 
   Trainable: uniform in +-0.5, so that a bias or scale that starts at zero counts.
   Other arrays: in [0.1, 1), which a moving variance can be. Scalars (counters) and
@@ -117,6 +115,17 @@ class Call:
     return total, (flat, updated)
 
 
+  def prepared(self, variables: dict[str, Any]) -> dict[str, Any]:
+    """Collections that the case's `prepare` leaves behind."""
+    if self.case.prepare is None:
+      return {}
+    args, kwargs = self.arguments()
+    _, updated = self.layer.apply(
+        variables, *args, **kwargs, method=self.case.prepare,
+        mutable=list(self.case.collections))
+    return dict(updated)
+
+
 def describe_variable(leaf: Any) -> dict[str, Any]:
   out = {}
   for name in HPARAMS:
@@ -141,6 +150,7 @@ def run_mode(call: Call, variables: dict[str, Any], mode: str,
   state = {k: v for k, v in variables.items() if k != 'params'}
   params = variables.get('params', {})
   with call.side.context(do_eval=mode == 'eval'):
+    state.update(call.prepared(variables))
     if call.case.grads:
       (_, (out, updated)), grads = jax.value_and_grad(
           call.loss, argnums=(0, 1), has_aux=True)(params, call.floats, state)

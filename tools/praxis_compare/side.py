@@ -3,10 +3,10 @@
 `Side('praxis')` and `Side('pax_haiku')` differ in nothing but that name.
 """
 
-from collections.abc import Mapping
 import importlib
 import importlib.metadata
 import platform
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -95,6 +95,8 @@ class Side:
       return getattr(self.base_layer.WeightInit, value.method)(*value.args)
     if isinstance(value, spec.Name):
       return self.lookup(value.path)
+    if isinstance(value, spec.Dtype):
+      return getattr(jnp, value.name)
     if isinstance(value, spec.Map):
       return self.py_utils.NestedMap(
           {k: self.build(v) for k, v in value.items()})

@@ -5,9 +5,9 @@ both sides, by the reports and by the tests.
 """
 
 import dataclasses
+import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
-import zlib
 
 import numpy as np
 
@@ -45,6 +45,13 @@ class Name:
   path: str
 
 
+@dataclasses.dataclass(frozen=True)
+class Dtype:
+  """`jax.numpy.<name>`."""
+
+  name: str
+
+
 class Map(dict):
   """Becomes a `NestedMap`."""
 
@@ -69,6 +76,8 @@ class Case:
     dtypes: fprop dtypes; for bfloat16 float inputs are cast unless `cast_inputs` is
       False. Variables stay float32.
     method: None for `__call__`, a method's name, or a function of (layer, *args).
+    prepare: a function of (layer, *args) run first, in an apply of its own; what it
+      leaves in `collections` is there when the call runs.
     raises: name of the exception type that both sides must raise.
     collections: further collections to record (`decoder_cache`, `intermediates`).
     known: section (or `error`) -> why Praxis 1.4.0 differs from the specification.
@@ -83,6 +92,7 @@ class Case:
   modes: tuple[str, ...] = MODES
   dtypes: tuple[str, ...] = DTYPES
   method: str | Callable[..., Any] | None = None
+  prepare: Callable[..., Any] | None = None
   cast_inputs: bool = True
   raises: str | None = None
   collections: tuple[str, ...] = ()
@@ -116,6 +126,8 @@ def describe(value: Any) -> str:
     return f'{value.method}({", ".join(map(describe, value.args))})'
   if isinstance(value, Name):
     return value.path
+  if isinstance(value, Dtype):
+    return value.name
   if isinstance(value, np.ndarray):
     return f'{value.dtype}{list(value.shape)}'
   if isinstance(value, Mapping):
@@ -131,7 +143,7 @@ def fingerprint(one: Case) -> int:
   """Changes when the configuration or the inputs of a case change."""
   text = '|'.join(describe(part) for part in (
       one.config, one.args, one.kwargs, one.modes, one.dtypes, one.method,
-      one.cast_inputs, one.collections))
+      one.prepare, one.cast_inputs, one.collections))
   crc = zlib.crc32(text.encode())
   for array in arrays_of((one.args, dict(one.kwargs))):
     crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)

@@ -37,11 +37,14 @@ class Writer:
     return {'dtype': dtype, 'stored': str(array.dtype), 'shape': list(array.shape),
             'at': self._seen[key]}
 
+  def data(self) -> bytes:
+    return b''.join(self._chunks)
+
   def save(self, path: str | pathlib.Path, manifest: dict[str, Any]) -> None:
     text = json.dumps({'format': FORMAT, **manifest}, sort_keys=True)
     np.savez_compressed(
         path, manifest=np.frombuffer(text.encode(), np.uint8),
-        data=np.frombuffer(b''.join(self._chunks), np.uint8))
+        data=np.frombuffer(self.data(), np.uint8))
 
 
 class Results:
@@ -75,4 +78,41 @@ def load(path: str | pathlib.Path) -> Results:
 def from_writer(writer: Writer, manifest: dict[str, Any]) -> Results:
   """The same, without a file in between."""
   plain = json.loads(json.dumps(manifest))
-  return Results(plain, b''.join(writer._chunks))
+  return Results({'format': FORMAT, **plain}, writer.data())
+
+
+def subset(results: Results, names: list[str], path: str | pathlib.Path) -> None:
+  """Writes the cases `names` of `results` to a file of their own.
+
+  How long a case took is left out, so that the same numbers make the same file.
+  """
+  writer = Writer()
+
+  def move(node: Any) -> Any:
+    if isinstance(node, dict) and 'at' in node and 'stored' in node:
+      return {**writer.ref(results.array(node)), 'dtype': node['dtype']}
+    if isinstance(node, dict):
+      return {k: move(v) for k, v in node.items() if k != 'seconds'}
+    return node
+
+  meta = {k: v for k, v in results.meta.items() if k != 'format'}
+  writer.save(path, {**meta, 'cases': {n: move(results.cases[n]) for n in names}})
+
+
+def load_folder(folder: str | pathlib.Path) -> Results:
+  """All files of a folder as one; ValueError if there is none."""
+  files = sorted(pathlib.Path(folder).glob('*.npz'))
+  if not files:
+    raise ValueError(f'no recorded numbers (*.npz) in {folder}')
+  data, all_cases, meta = b'', {}, {}
+
+  def shift(node: Any, by: int) -> Any:
+    if isinstance(node, dict):
+      return {k: v + by if k == 'at' else shift(v, by) for k, v in node.items()}
+    return node
+
+  for file in files:
+    one = load(file)
+    all_cases.update(shift(one.cases, len(data)))
+    data, meta = data + one._data, one.meta
+  return Results({**meta, 'cases': all_cases}, data)

@@ -1,17 +1,17 @@
 """All cases, one module of them per module of layers."""
 
-from collections.abc import Sequence
 import fnmatch
 import functools
 import importlib
 import pkgutil
+from collections.abc import Sequence
 
 from praxis_compare import spec
 
 _NOT_CASES = ('local_layers',)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _table() -> dict[str, spec.Case]:
   out: dict[str, spec.Case] = {}
   for info in sorted(pkgutil.iter_modules(__path__), key=lambda m: m.name):

@@ -5,6 +5,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from absl import logging
 
 from pax_haiku.core import weights
@@ -97,6 +98,10 @@ def _factor(method, scale, shape, fan_in, fan_out, name) -> float:
         'init=WeightInit.Constant(0.0).'
       )
     return scale * math.sqrt(6 / (fan_in + fan_out))
+  if method == 'uniform_sqrt_fanavg':
+    fan_scale = math.sqrt(2 / (fan_in + fan_out)) if shape else 1.0
+    # Pax rounds both factors and their product to float32.
+    return float(np.float32(math.sqrt(3)) * np.float32(scale * fan_scale))
   if method == 'uniform_unit_scaling':
     return scale * math.sqrt(3 / max(1, math.prod(shape[:-1])))
   if not shape:
@@ -109,8 +114,6 @@ def _factor(method, scale, shape, fan_in, fan_out, name) -> float:
     return scale / math.sqrt(fan_out)
   if method == 'gaussian_sqrt_fanavg':
     return scale * math.sqrt(2 / (fan_in + fan_out))
-  if method == 'uniform_sqrt_fanavg':
-    return math.sqrt(3) * (scale * math.sqrt(2 / (fan_in + fan_out)))
   return scale
 
 

@@ -16,6 +16,7 @@ from fiddle import (
   materialize_defaults,
   ordered_arguments,
   remove_tag,
+  set_tagged,
   set_tags,
 )
 
@@ -29,12 +30,18 @@ from pax_haiku.core.config_build import (
 from pax_haiku.core.config_fields import (
   FieldMetadata,
   auto_config,
+  expanding_field,
   fdl_field,
   field,
   field_has_tag,
   field_metadata,
   instance_field,
   template_field,
+)
+from pax_haiku.core.config_traversal import (
+  BasicTraversal,
+  MemoizedTraversal,
+  iterate,
 )
 from pax_haiku.core.config_types import (
   CloneAndSetMixin,
@@ -49,12 +56,20 @@ Config = PaxConfig
 Partial = PaxPartial
 ArgFactory = PaxArgFactory
 
+
+class DoNotBuild(Tag):
+  """A tag of older Pax code; it has no effect."""
+
+
 __all__ = [
   'ArgFactory',
+  'BasicTraversal',
   'Buildable',
   'CloneAndSetMixin',
   'Config',
+  'DoNotBuild',
   'FieldMetadata',
+  'MemoizedTraversal',
   'NO_VALUE',
   'Partial',
   'PaxArgFactory',
@@ -71,6 +86,7 @@ __all__ = [
   'copy_with',
   'deepcopy_with',
   'empty_flax_module_stack',
+  'expanding_field',
   'fdl_field',
   'field',
   'field_has_tag',
@@ -80,10 +96,12 @@ __all__ = [
   'instance_field',
   'instantiate',
   'is_building',
+  'iterate',
   'materialize_defaults',
   'mesh_shape_of',
   'ordered_arguments',
   'remove_tag',
+  'set_tagged',
   'set_tags',
   'template_arguments',
   'template_field',

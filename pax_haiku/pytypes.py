@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 
+from pax_haiku import base_hyperparams
 from pax_haiku.core import nested_map
 
 T = TypeVar('T')
@@ -124,5 +125,6 @@ def typed(fn: Callable[..., Any]) -> Callable[..., Any]:
   return fn
 
 
-HParams = HParamsT = InstantiableParams = Any
-NestedHParams = Nested[Any]
+HParams = HParamsT = base_hyperparams.BaseHyperParams
+InstantiableParams = base_hyperparams.InstantiableHyperParams
+NestedHParams = Nested[HParams]

@@ -232,6 +232,22 @@ def field(
 fdl_field = field
 
 
+def expanding_field(
+    default_factory: Callable[[], Any], config_factory: Callable[[], Any], **kwargs
+) -> Any:
+  """A field whose default is made by another function in configs.
+
+  Args:
+    default_factory: makes the default of a directly constructed owner.
+    config_factory: makes the initial value in a config of the owner.
+    **kwargs: as `field`.
+  """
+  factory = fdl_auto_config.AutoConfig(
+      func=default_factory, buildable_func=config_factory, always_inline=True
+  )
+  return field(default_factory=factory, **kwargs)
+
+
 def template_field(template: Any = MISSING, tags: Any = ()) -> Any:
   """A field that holds a config: the layer builds its child from it in `setup`.
 
@@ -254,12 +270,7 @@ def template_field(template: Any = MISSING, tags: Any = ()) -> Any:
   if _is_container(template):
     return field(default_factory=template, tags=tags)
   make = auto_config(template).as_buildable
-  return field(
-      default_factory=fdl_auto_config.AutoConfig(
-          func=make, buildable_func=make, always_inline=True
-      ),
-      tags=tags,
-  )
+  return expanding_field(make, make, tags=tags)
 
 
 def instance_field(default_factory: Any, tags: Any = ()) -> Any:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 import fiddle as fdl
 from fiddle import daglish
 
-from pax_haiku.core import config_fields
+from pax_haiku.core import config_clone, config_fields
 
 T = TypeVar('T')
 
@@ -120,6 +120,10 @@ class PaxConfig(Generic[T], fdl.Config[T], CloneAndSetMixin):
           raise AttributeError(f'{e} Did you mean {close[0]!r}?') from None
         raise
 
+  def clone(self):
+    """A deep copy; sharing between nested configs is kept."""
+    return config_clone.clone_value(self)
+
   def Instantiate(self, **overrides):
     """Builds the object, after setting `overrides` on a copy of this config."""
     from pax_haiku.core import config_build  # It needs this module.
@@ -216,7 +220,7 @@ def configs_to_arg_factories(value: Any) -> Any:
           )
       return node
     if isinstance(node, fdl.Config):
-      node = fdl.cast(PaxArgFactory, node)
+      node = PaxArgFactory.__unflatten__(*node.__flatten__())
     return state.map_children(node) if state.is_traversable(node) else node
 
   return daglish.MemoizedTraversal.run(convert, value)

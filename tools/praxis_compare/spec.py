@@ -80,7 +80,8 @@ class Case:
       leaves in `collections` is there when the call runs.
     raises: name of the exception type that both sides must raise.
     collections: further collections to record (`decoder_cache`, `intermediates`).
-    known: section (or `error`) -> why Praxis 1.4.0 differs from the specification.
+    known: section (or `error`), or `dtype section` -> how the newest Praxis, which the
+      project follows, differs from 1.4.0.
     tol: (dtype, section) -> (rtol, atol, reason) where the usual ones are too tight.
     grads: False where the layer cannot be differentiated in reverse mode.
   """

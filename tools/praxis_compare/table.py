@@ -6,6 +6,10 @@ terms of that size and may be small by cancellation only. atol covers arrays who
 value is zero (gradients that cancel) while inputs and loss weights are of order one:
 eight float32 roundings, and half a bfloat16 rounding. Initial values, integers and
 whatever is not an array must be equal bit for bit.
+
+bfloat16 gradients get three times that. Broadcasts are transposed to `lax.reduce_sum`
+in bfloat16, which JAX 0.4.26 on CPU accumulates in float32 and JAX 0.10 in bfloat16:
+1 + 256 * 2**-9 is 1.5 in one and 1.46875 in the other.
 """
 
 import dataclasses
@@ -52,7 +56,10 @@ def tolerance(case: spec.Case, dtype: str, section: str) -> tuple[float, float, 
     return case.tol[dtype, section]
   if section == 'init':
     return 0.0, 0.0, ''
-  return (*TOLERANCES[dtype], '')
+  rtol, atol = TOLERANCES[dtype]
+  if (dtype, section) == ('bfloat16', 'grads'):
+    return 3 * rtol, 3 * atol, ''
+  return rtol, atol, ''
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
@@ -202,7 +209,8 @@ def compare_case(case: spec.Case, a: store.Results, b: store.Results) -> list[Ro
                           theirs['dtypes'][dtype], a, b)
   rows = [r for r in rows if r.arrays or r.failed]
   for row in rows:
-    reason = case.known.get(row.section)
+    reason = (case.known.get(row.section)
+              or case.known.get(f'{row.dtype} {row.section}'))
     if row.failed and reason:
       row.status = 'known'
       row.note = f'newest source differs from 1.4.0: {reason} [{row.note}]'

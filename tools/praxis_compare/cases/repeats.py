@@ -12,7 +12,8 @@ POLICY = 'checkpoint_policy.AutodiffCheckpointType.'
 
 
 def repeat(variant, sub, *args, **fields):
-  options = {k: fields.pop(k) for k in OPTIONS if k in fields}
+  options = {'dtypes': ('float32',)}  # a scan compiles each time; BOTH where it tells
+  options.update((k, fields.pop(k)) for k in OPTIONS if k in fields)
   fields = {'sub_tpl': sub, 'x_times': 3, **fields}
   return case('repeats.Repeat', variant, fields, *args or (X,), **options)
 
@@ -38,24 +39,25 @@ def twice(layer, inputs):
   return layer(layer(inputs))
 
 
+BOTH = ('float32', 'bfloat16')
 DROPOUT = cfg('stochastics.Dropout', keep_prob=0.7)
 RICH = cfg('local.Counting', dims=4)
 STEPS = floats(2, 3, 4, name='steps')
 
 CASES = [
-    repeat('default', FF),
+    repeat('default', FF, dtypes=BOTH),
     repeat('once', FF, x_times=1),
     repeat('nd', FF, x_times=6, nd_prefix_shape=(3, 2)),
     repeat('nd-one-dim', FF, nd_prefix_shape=(3,)),
     repeat('sublayer-name', FF, sublayer_name='block'),
-    repeat('dropout', DROPOUT),
+    repeat('dropout', DROPOUT, dtypes=BOTH),
     repeat('dropout-nd', DROPOUT, x_times=4, nd_prefix_shape=(2, 2)),
-    repeat('state-and-losses', RICH),
+    repeat('state-and-losses', RICH, dtypes=BOTH),
     repeat('state-and-losses-nd', RICH, x_times=4, nd_prefix_shape=(2, 2)),
     repeat('unpacked-summaries', RICH, unpack_summaries=True),
     repeat('called-twice', DROPOUT, method=twice),
     repeat('batch-norm', cfg('normalizations.BatchNorm', dim=4, decay=0.9),
-           kwargs={'paddings': paddings(2, 5)}, dtypes=('float32',)),
+           kwargs={'paddings': paddings(2, 5)}),
     repeat('extra-argument', cfg('local.AddArgument', dims=4), X,
            floats(2, 5, 4, name='extra')),
     repeat('per-layer-kwargs', cfg('local.AddArgument', dims=4), X,
@@ -78,7 +80,7 @@ CASES = [
     repeat('nested-state', cfg('repeats.Repeat', sub_tpl=RICH, x_times=2)),
     repeat('nested-unpacked', cfg('repeats.Repeat', sub_tpl=RICH, x_times=2,
                                   unpack_summaries=True), unpack_summaries=True),
-    repeat('sequence', cfg('sequential.Sequential', layers=[FF, DROPOUT])),
+    repeat('sequence', cfg('sequential.Sequential', layers=[FF, DROPOUT]), dtypes=BOTH),
     repeat('key-counters', cfg('local.Block', dims=4)),
     repeat('sharded', FF, ici_mesh_shape=[1, 1], mesh_axis_names=['d', 'm'],
            optimizer_dims_mapping=['d'], **{'weight_split_dims_mapping.sub': ['m']}),
@@ -91,7 +93,7 @@ CASES = [
            prepare=init_states, unroll_in_decode=True, collections=('decoder_cache',),
            known={'error': 'init_states makes one cache per layer since'}),
     repeat('prefill', cfg('local.Accumulate', dims=4), STEPS, method=decode,
-           prepare=prefill, collections=('decoder_cache',)),
+           prepare=prefill, collections=('decoder_cache',), dtypes=BOTH),
     repeat('prefill-unrolled', cfg('local.Accumulate', dims=4), STEPS, method=decode,
            prepare=prefill, unroll_in_decode=True, collections=('decoder_cache',)),
     repeat('no-sublayer', None, raises='AssertionError'),

@@ -13,7 +13,7 @@ import threading
 import types
 import typing
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fiddle as fdl
@@ -52,32 +52,41 @@ def _is_config_type(annotation: Any) -> bool:
   return isinstance(annotation, type) and issubclass(annotation, fdl.Buildable)
 
 
-def _names_config(annotation: Any) -> bool:
-  """Whether a config type occurs anywhere inside the annotation."""
-  if _is_config_type(annotation) or _is_config_type(typing.get_origin(annotation)):
+def _is_hparams_type(annotation: Any) -> bool:
+  return isinstance(annotation, type) and hasattr(annotation, '__pax_hparams__')
+
+
+def _names(is_type: Callable[[Any], bool], annotation: Any) -> bool:
+  """Whether a type of the given kind occurs anywhere inside the annotation."""
+  if is_type(annotation) or is_type(typing.get_origin(annotation)):
     return True
   if typing.get_origin(annotation) is typing.Literal:
     return False
   return any(
-      any(map(_names_config, arg)) if isinstance(arg, list) else _names_config(arg)
+      any(_names(is_type, a) for a in arg) if isinstance(arg, list)
+      else _names(is_type, arg)
       for arg in typing.get_args(annotation)
   )
 
 
-def _keeps_configs(annotation: Any) -> bool:
-  """Whether an argument so annotated holds configs that are not to be built."""
+def _holds(is_type: Callable[[Any], bool], annotation: Any) -> bool:
+  """Whether arguments so annotated are, or contain, objects of the kind.
+
+  Raises:
+    ValueError: the type is inside a generic type that is not supported.
+  """
   origin = typing.get_origin(annotation)
-  if _is_config_type(annotation) or _is_config_type(origin):
+  if is_type(annotation) or is_type(origin):
     return True
-  if not _names_config(annotation):
+  if not _names(is_type, annotation):
     return False
   args = typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType, typing.Annotated) or (
       origin in _SEQUENCES
   ):
-    return any(_keeps_configs(arg) for arg in args)
+    return any(_holds(is_type, arg) for arg in args)
   if origin in _MAPPINGS:
-    return _keeps_configs(args[1])
+    return _holds(is_type, args[1])
   raise ValueError(
       f'Unsupported type {annotation} around a Config: use Config, a union, list, '
       'tuple, Sequence, dict or Mapping of it.'
@@ -87,6 +96,22 @@ def _keeps_configs(annotation: Any) -> bool:
 _template_cache = weakref.WeakKeyDictionary()
 
 
+def _argument_kinds(fn_or_cls: Any) -> tuple[frozenset[str], frozenset[str]]:
+  """Names of the arguments annotated with config types, and with HParams types."""
+  try:
+    return _template_cache[fn_or_cls]
+  except (KeyError, TypeError):  # TypeError: not hashable or not weakly referable.
+    pass
+  hints = _type_hints(fn_or_cls)
+  result = tuple(
+      frozenset(name for name, hint in hints.items() if _holds(is_type, hint))
+      for is_type in (_is_config_type, _is_hparams_type)
+  )
+  with contextlib.suppress(TypeError):
+    _template_cache[fn_or_cls] = result
+  return result
+
+
 def template_arguments(fn_or_cls: Any) -> frozenset[str]:
   """Names of the arguments whose annotation says that they hold configs.
 
@@ -94,18 +119,22 @@ def template_arguments(fn_or_cls: Any) -> frozenset[str]:
     TypeError: an annotation is a string that names nothing.
     ValueError: a config type is inside a generic type that is not supported.
   """
-  try:
-    return _template_cache[fn_or_cls]
-  except (KeyError, TypeError):  # TypeError: not hashable or not weakly referable.
-    pass
-  result = frozenset(
-      name
-      for name, hint in _type_hints(fn_or_cls).items()
-      if _keeps_configs(hint)
-  )
-  with contextlib.suppress(TypeError):
-    _template_cache[fn_or_cls] = result
-  return result
+  return _argument_kinds(fn_or_cls)[0]
+
+
+def _is_template(fn_or_cls: Any, name: str, value: Any) -> bool:
+  """Whether an argument that holds configs is to be left as it is.
+
+  In the older convention an annotation with HParams means a template too, unless
+  HParams are what the config makes.
+  """
+  config_typed, hparams_typed = _argument_kinds(fn_or_cls)
+  if name in hparams_typed and name not in config_typed:
+    makes_hparams = isinstance(value, fdl.Buildable) and _is_hparams_type(
+        fdl.get_callable(value)
+    )
+    return not makes_hparams
+  return name in config_typed
 
 
 def _type_hints(fn_or_cls: Any) -> dict[str, Any]:
@@ -156,7 +185,7 @@ def _copy_to_build(root: Any) -> Any:
     for name, argument in arguments.items():
       if not _holds_buildable(argument):
         continue
-      if name in template_arguments(fn_or_cls):
+      if _is_template(fn_or_cls, name, argument):
         arguments[name] = _Template(argument)
     return state.map_children(wrapped)
 
@@ -177,14 +206,13 @@ def _inherit(root: Any) -> None:
   def visit(value, parent):
     if not daglish.is_traversable_type(type(value)):
       return
+    if id(value) in seen:  # What is shared inherits from the first owner only.
+      return
+    seen.add(id(value))
     if _has_base_fields(value):
       if parent is not None:
         fdl.get_callable(parent).copy_base_hparams(parent, value)
       parent = value
-    key = (id(value), id(parent))
-    if key in seen:
-      return
-    seen.add(key)
     children, _ = daglish.find_node_traverser(type(value)).flatten(value)
     for child in children:
       visit(child, parent)
@@ -236,12 +264,7 @@ def instantiate(config: fdl.Buildable, **overrides) -> Any:
 
   Raises:
     AttributeError: an override is not an argument of the config.
-    ValueError: `config` is not a config.
   """
-  if not isinstance(config, fdl.Buildable):
-    raise ValueError(
-        f'instantiate needs a Config, not {type(config).__name__}: {config!r}.'
-    )
   if overrides:
     config = fdl.copy_with(config, **overrides)
   return build(config)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import fiddle as fdl
+from fiddle import signatures
 from fiddle.experimental import auto_config as fdl_auto_config
 
 MISSING = dataclasses.MISSING
@@ -95,6 +96,24 @@ def _keep_call(fn_or_cls: Any) -> bool:
   return fdl_auto_config.auto_config_policy.latest(fn_or_cls)
 
 
+def _rewrite(fn: Any, options: Mapping[str, Any]) -> fdl_auto_config.AutoConfig:
+  from pax_haiku.core import config_types  # It needs this module.
+
+  types = fdl_auto_config.ConfigTypes(
+      config_cls=config_types.PaxConfig,
+      partial_cls=config_types.PaxPartial,
+      arg_factory_cls=config_types.PaxArgFactory,
+  )
+  defaults = {
+      'experimental_allow_dataclass_attribute_access': True,
+      'experimental_allow_control_flow': True,
+      'experimental_exemption_policy': _keep_call,
+      'experimental_result_must_contain_buildable': False,
+      'experimental_config_types': types,
+  }
+  return fdl_auto_config.auto_config(fn, **{**defaults, **options})
+
+
 class _LateAutoConfig:
   """The config-making twin of a function, rewritten when it is first needed.
 
@@ -107,21 +126,7 @@ class _LateAutoConfig:
 
   @functools.cached_property
   def _rewritten(self):
-    from pax_haiku.core import config_types  # It needs this module.
-
-    options = {
-        'experimental_allow_dataclass_attribute_access': True,
-        'experimental_allow_control_flow': True,
-        'experimental_exemption_policy': _keep_call,
-        'experimental_result_must_contain_buildable': False,
-        'experimental_config_types': fdl_auto_config.ConfigTypes(
-            config_cls=config_types.PaxConfig,
-            partial_cls=config_types.PaxPartial,
-            arg_factory_cls=config_types.PaxArgFactory,
-        ),
-    }
-    options.update(self._options)
-    return fdl_auto_config.auto_config(self._fn, **options).as_buildable
+    return _rewrite(self._fn, self._options).as_buildable
 
   def __call__(self, *args, **kwargs):
     return self._rewritten(*args, **kwargs)
@@ -159,7 +164,7 @@ def auto_config(fn: Any = None, **options) -> Any:
     late = _LateAutoConfig(fn.__func__, options)
     return make(func=fn, buildable_func=staticmethod(late))
   if isinstance(fn, classmethod):
-    return fdl_auto_config.auto_config(fn, **options)
+    return _rewrite(fn, options)
   if not inspect.isfunction(fn):
     raise ValueError(
         'auto_config takes functions, static and class methods, and classes; '
@@ -214,12 +219,10 @@ def field(
           'configurable_factory=True needs a default_factory that is not decorated '
           f'with auto_config; got {default_factory!r}.'
       )
-    try:
-      inspect.signature(default_factory)
-    except (TypeError, ValueError) as e:
+    if not signatures.has_signature(default_factory):
       raise ValueError(
           f'configurable_factory=True: {default_factory!r} has no signature.'
-      ) from e
+      )
     initializer = functools.partial(_config, default_factory)
   elif is_auto_config(default_factory):
     initializer = default_factory.as_buildable
@@ -268,7 +271,7 @@ def template_field(template: Any = MISSING, tags: Any = ()) -> Any:
         'Write template_field(lambda: Config(...)) instead.'
     )
   if _is_container(template):
-    return field(default_factory=template, tags=tags)
+    return expanding_field(template, template, tags=tags)
   make = auto_config(template).as_buildable
   return expanding_field(make, make, tags=tags)
 
@@ -288,6 +291,6 @@ def instance_field(default_factory: Any, tags: Any = ()) -> Any:
         'instance_field takes a class or a function, not a config: '
         f'{default_factory!r}.'
     )
-  if not _is_container(default_factory):
-    default_factory = auto_config(default_factory)
-  return field(default_factory=default_factory, tags=tags)
+  if _is_container(default_factory):
+    return expanding_field(default_factory, default_factory, tags=tags)
+  return field(default_factory=auto_config(default_factory), tags=tags)

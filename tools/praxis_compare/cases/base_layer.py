@@ -1,6 +1,6 @@
 """Cases of the layer system itself, on `local_layers`: keys, sharing, state, inits."""
 
-from praxis_compare.inputs import floats
+from praxis_compare.inputs import floats, ids
 from praxis_compare.spec import Dtype, case, cfg, init
 
 X = floats(3, 2)
@@ -33,6 +33,8 @@ CASES = [
         'linears.FeedForward', input_dims=4, output_dims=4)), X4),
     case('local.Tower', 'default', {}, X4),
     case('local.Tower', 'bfloat16-variables', dict(dtype=Dtype('bfloat16')), X4),
+    case('local.Classifier', 'default', dict(model_dims=4), floats(6, 8),
+         ids(6, below=5)),
     case('local.Tower', 'skip-regularization', dict(skip_lp_regularization=True), X4),
     *[variable(f'{m}-{"x".join(map(str, shape))}', shape=shape,
                params_init=init(m, 0.7))

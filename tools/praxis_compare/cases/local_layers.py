@@ -19,6 +19,8 @@ def define(pkg: str) -> dict[str, type]:
   linears = importlib.import_module(f'{pkg}.layers.linears')
   normalizations = importlib.import_module(f'{pkg}.layers.normalizations')
   stochastics = importlib.import_module(f'{pkg}.layers.stochastics')
+  repeats = importlib.import_module(f'{pkg}.layers.repeats')
+  embedding_softmax = importlib.import_module(f'{pkg}.layers.embedding_softmax')
   BaseLayer = base_layer.BaseLayer
   WeightHParams, WeightInit = base_layer.WeightHParams, base_layer.WeightInit
   LayerTpl = pax_fiddle.Config[BaseLayer]
@@ -218,6 +220,30 @@ def define(pkg: str) -> dict[str, type]:
         out = out + drop(proj(out))
       return out
 
+  class Classifier(BaseLayer):
+    """BatchNorm and dropout in a tower, in a Repeat, and a softmax on top."""
+
+    input_dims: int = 8
+    model_dims: int = 16
+    num_classes: int = 5
+
+    def setup(self) -> None:
+      dims = self.model_dims
+      self.create_child('stem', pax_fiddle.Config(
+          linears.FeedForward, input_dims=self.input_dims, output_dims=dims))
+      tower = pax_fiddle.Config(Tower, dims=dims)
+      self.create_child('tower', tower)
+      self.create_child('blocks', pax_fiddle.Config(
+          repeats.Repeat, sub_tpl=tower.clone(), x_times=2))
+      self.create_child('head', pax_fiddle.Config(
+          embedding_softmax.FullSoftmax, input_dims=dims,
+          num_classes=self.num_classes))
+
+    def __call__(self, inputs: Any, labels: Any) -> Any:
+      out = self.blocks(self.tower(self.stem(inputs)))
+      weights = jnp.ones((*labels.shape, 1), out.dtype)
+      return self.head(out, weights, class_ids=labels[:, None])
+
   found = (ToMap, FromMap, SwapPair, AddArgument, Counting, Block, Net, Shared,
-           Variable, Lazy, Accumulate, Tower)
+           Variable, Lazy, Accumulate, Tower, Classifier)
   return {cls.__name__: cls for cls in found}

@@ -1,14 +1,14 @@
 """Children of a layer: creation from templates, adoption, inheritance, sharing."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import fiddle as fdl
 import jax.numpy as jnp
 
 from pax_haiku import pax_fiddle
-from pax_haiku.core import config_build, context, errors, weights
+from pax_haiku.core import config_build, config_clone, context, errors, weights
 from pax_haiku.core.frozen import FrozenDict
 from pax_haiku.core.metaclass import IN_SETUP, UNBOUND, LayerMeta, construct
 
@@ -18,28 +18,34 @@ _INHERITED_IF_NONE = (
     'contiguous_submeshes', 'mesh_axis_names',
 )
 _MISSING = object()
+_NOTHING_TO_FREEZE = frozenset({
+    bool, int, float, str, type, type(jnp.float32), pax_fiddle.Config,
+    weights.WeightInit})
 
 
-def inherited(source, target_value: Callable[[str], Any]) -> Iterator[tuple[str, Any]]:
+def inherited(source, target_value: Callable[[str], Any]) -> dict[str, Any]:
   """The base fields that a child takes over, with their values.
 
   Args:
     source: the parent, a layer or a Config of one.
-    target_value: gives the child's present value of a field.
+    target_value: gives the child's present value of a field; None for unset.
 
-  Yields:
-    (field, value) for each field that the child left at its default.
+  Returns:
+    {field: value} for the fields that the child left at their defaults.
   """
-  if target_value('dtype') == jnp.float32:
-    yield 'dtype', source.dtype
+  out = {}
+  dtype = target_value('dtype')
+  if dtype is None or dtype == jnp.float32:
+    out['dtype'] = source.dtype
   for name in _INHERITED_IF_NONE:
     if target_value(name) is None:
       value = getattr(source, name)
       if value is not None:
-        yield name, list(value) if isinstance(value, list) else value
+        out[name] = list(value) if isinstance(value, list) else value
   init = target_value('params_init')
   if init is None or weights.is_default_param_init(init):
-    yield 'params_init', source.params_init
+    out['params_init'] = source.params_init
+  return out
 
 
 def _is_layer_config(value) -> bool:
@@ -57,13 +63,6 @@ def _holds_buildable(value) -> bool:
   return False
 
 
-def _private(value):
-  """A copy of the configs in `value`; anything else is shared."""
-  if isinstance(value, pax_fiddle.Config):
-    return value.clone()
-  return copy.deepcopy(value) if _holds_buildable(value) else value
-
-
 def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
   """An unbound layer from a template, with the parent's base fields handed down.
 
@@ -76,23 +75,21 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
         f'{parent._describe()}.create_child({name!r}): expected a config of a layer, '
         f'got one of {cls!r}.')
   arguments = dict(cfg.__arguments__)
-  defaults = cls._plain_defaults
-  arguments.update(
-      inherited(parent, lambda f: arguments.get(f, defaults.get(f))))
+  arguments.update(inherited(
+      parent, arguments.get if not cls._base_overrides else
+      lambda f: arguments.get(f, cls._base_overrides.get(f))))
   arguments['name'] = name
   templates = config_build.template_arguments(cls)
   for field, value in arguments.items():
     if isinstance(value, fdl.Buildable | list | tuple | dict):
       if field in templates:
         if not skip_clone:
-          arguments[field] = _private(value)
+          arguments[field] = config_clone.clone_value(value)
       elif field == 'params_init' and isinstance(value, fdl.Buildable):
         arguments[field] = pax_fiddle.build(value)
       elif _holds_buildable(value):
         whole = cfg if skip_clone else cfg.clone()
-        for inherited_field, inherited_value in inherited(
-            parent, lambda f: getattr(whole, f)):
-          setattr(whole, inherited_field, inherited_value)
+        ChildrenMixin.copy_base_hparams(parent, whole)
         whole.name = name
         return pax_fiddle.build(whole)
   return construct(cls, arguments)
@@ -129,7 +126,7 @@ class ChildrenMixin:
       if not (_is_layer_config(side) or isinstance(type(side), LayerMeta)):
         raise AssertionError(
             f'copy_base_hparams takes layers or configs of layers, got {side!r}.')
-    for name, value in inherited(source, lambda f: getattr(target, f)):
+    for name, value in inherited(source, lambda f: getattr(target, f)).items():
       setattr(target, name, copy.deepcopy(value))
 
   def create_child(self, name: str, params: pax_fiddle.Config, *,
@@ -205,12 +202,12 @@ class ChildrenMixin:
           f'{self._describe()}: {name!r} is the name of a variable already.')
 
   def _create(self, name: str, params, skip_clone: bool):
-    shared_id = params.shared_weight_layer_id if _is_layer_config(params) else None
+    shared_id = params.__arguments__.get('shared_weight_layer_id')
     if shared_id is not None:
       child = self._create_shared(shared_id, params, skip_clone)
     else:
       child = build_child(params, self, name, skip_clone)
-      child._bind(self._run, name, f'{self.module_name}/{name}')
+      child._bind_below(self, name, f'{self.module_name}/{name}')
     self._children[name] = child
     return child
 
@@ -231,7 +228,7 @@ class ChildrenMixin:
       raise errors.NameInUseError(
           f'shared_weight_layer_id {shared_id!r} collides with a layer of that name '
           f'below the root {run.root_name!r}.')
-    child._bind(run, shared_id, module_name)
+    child._bind_below(self, shared_id, module_name)
     run.shared[key] = child
     return child
 
@@ -242,9 +239,9 @@ class ChildrenMixin:
     values = self.__dict__
     for name in self._field_names:
       value = values.get(name)
-      if (isinstance(value, list | tuple | dict)
-          or isinstance(type(value), LayerMeta)) and name != 'parent':
-        values[name] = self._adopt(value, name)
+      if value is None or type(value) in _NOTHING_TO_FREEZE or name == 'parent':
+        continue
+      values[name] = self._adopt(value, name)
 
   def _adopt(self, value, name: str):
     """`value` with its containers frozen and its unbound layers bound as children."""
@@ -270,7 +267,7 @@ class ChildrenMixin:
     own = twin.__dict__
     own.update(inherited(self, own.get))
     own['name'] = name
-    twin._bind(run, name, f'{self.module_name}/{name}')
+    twin._bind_below(self, name, f'{self.module_name}/{name}')
     run.adopted[id(layer)] = (layer, twin)
     self._children[name] = twin
     return twin

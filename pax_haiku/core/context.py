@@ -3,7 +3,6 @@
 import copy
 import dataclasses
 import threading
-from typing import Any
 
 from pax_haiku.core import summary_types
 
@@ -21,11 +20,8 @@ _stack = _Stack()
 class JaxContext:
   """Settings that layers read at trace time; active inside `with`.
 
-  Contexts nest, by thread. An inner one has its own summaries and shared layers. Make
-  one by `JaxContext.new_context`.
-
-  Attributes:
-    shared_layers: for the layer system: the layers with a `shared_weight_layer_id`.
+  Contexts nest, by thread. An inner one has its own summaries and shares no layers with
+  the outer ones. Make one by `JaxContext.new_context`.
   """
 
   @dataclasses.dataclass
@@ -52,7 +48,6 @@ class JaxContext:
   def __init__(self, hparams: HParams):
     self._hparams = hparams.clone()
     self._summary_dict = summary_types.SummaryDict()
-    self.shared_layers: dict[Any, Any] = {}
 
   def __enter__(self) -> 'JaxContext':
     _stack.contexts.append(self)

@@ -1,7 +1,6 @@
 """init, apply and their kin: a layer as pure functions over Pax's collections."""
 
 import contextlib
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -35,6 +35,8 @@ def init_var(
       f'{var_full_name}: the scale of {method!r} must be an int or float, found '
       f'{scale!r} of type {type(scale).__name__}.'
     )
+  if isinstance(scale, np.floating):
+    scale = float(scale)  # A numpy double would turn bfloat16 values into float32.
   if 0 in shape:
     raise AssertionError(f'{var_full_name}: every dim must be > 0, found {shape}.')
   if var_p.repeat_prefix or var_p.repeat_prefix_split_dims_mapping:

@@ -11,6 +11,7 @@ inheritance (children.py), init/apply/bind (functional.py), quantization
 """
 
 import contextlib
+import functools
 import math
 import re
 from typing import Any
@@ -20,25 +21,27 @@ import jax.numpy as jnp
 
 from pax_haiku import pax_fiddle
 from pax_haiku.core import (
-    children,
-    config_types,
-    context,
-    errors,
-    functional,
-    quantization,
+  children,
+  config_types,
+  context,
+  errors,
+  functional,
+  quantization,
+  variables_api,
+  weights,
 )
 from pax_haiku.core import run as run_lib
-from pax_haiku.core import variables_api, weights
 from pax_haiku.core.metaclass import (
-    BOUND,
-    IN_SETUP,
-    READY,
-    UNBOUND,
-    LayerMeta,
-    bind_in_new_run,
+  BOUND,
+  IN_SETUP,
+  READY,
+  UNBOUND,
+  LayerMeta,
+  bind_in_new_run,
 )
 
-_IDENTIFIER = re.compile(r'[A-Za-z_][A-Za-z0-9_]*')
+_is_identifier = functools.cache(re.compile(r'[A-Za-z_][A-Za-z0-9_]*').fullmatch)
+_IMMUTABLE = (str, int, float, bool, type(None))
 
 
 class _Binder(hk.Module):
@@ -51,6 +54,22 @@ class _Binder(hk.Module):
 
   def __init__(self, layer, name):
     hk.Module.__init__(layer, name)
+
+
+class _SetUp(hk.Module):
+  """Runs a layer's `setup` in its module's scope, under the name of `__call__`.
+
+  Haiku and its interceptors see a constructor, not a method call.
+  """
+
+  AUTO_REPR = False
+
+  def __new__(cls, layer):
+    return layer
+
+  @hk.name_like('__call__')
+  def __init__(self, layer):
+    layer.setup()
 
 
 class BaseLayer(
@@ -203,7 +222,7 @@ class BaseLayer(
     return twin
 
   def _bind(self, run: run_lib.Run, name: str | None, module_name: str | None = None):
-    """Gives this layer a module name and the run that it belongs to.
+    """Makes this layer an `hk.Module`, as root or as a user's own construction.
 
     Args:
       run: what the bound tree shares.
@@ -211,11 +230,42 @@ class BaseLayer(
       module_name: the full module name, taken as it is. None: below the current
         module, made unique by Haiku.
     """
-    if name is not None and not _IDENTIFIER.fullmatch(name):
+    self._check_name(name)
+    values = self.__dict__
+    own = frozenset(values)
+    _Binder(self, hk.force_name(module_name) if module_name else name)
+    # What Haiku keeps on a module: children get the same, see _bind_below.
+    run.module_attributes = [(k, v) for k, v in values.items()
+                             if k not in own and k not in ('module_name', 'name')]
+    self._enter_run(run)
+    if run.root_name is None:
+      run.start(self.module_name)
+    self._freeze_fields()
+
+  def _bind_below(self, parent: 'BaseLayer', name: str, module_name: str):
+    """Makes this layer an `hk.Module` with an exact name, as part of `parent`'s tree.
+
+    Equivalent to `_bind`, without the bookkeeping that finds a unique name: layers
+    check their children's names themselves, and this is called for every child in
+    every trace.
+    """
+    self._check_name(name)
+    run = parent._run
+    values = self.__dict__
+    for key, value in run.module_attributes:
+      values[key] = value if isinstance(value, _IMMUTABLE) else type(value)()
+    values['module_name'] = module_name
+    values['name'] = name
+    self._enter_run(run)
+    self._freeze_fields()
+
+  def _check_name(self, name: str | None):
+    if name is not None and not _is_identifier(name):
       raise ValueError(
           f'{type(self).__name__} cannot be named {name!r}: names of layers become '
           'Haiku module names and must be Python identifiers (letters, digits, _).')
-    _Binder(self, hk.force_name(module_name) if module_name else name)
+
+  def _enter_run(self, run: run_lib.Run):
     values = self.__dict__
     values['_run'] = run
     values['_phase'] = BOUND
@@ -223,20 +273,21 @@ class BaseLayer(
     values['_non_trainables'] = {}
     values['_children'] = {}
     values['_opened'] = set()
-    if run.root_name is None:
-      run.start(self.module_name)
     if run.initializing:
       run.names[self.module_name] = self
-    self._freeze_fields()
 
-  def _run_setup(self):
-    """Runs `setup` in this module's name scope, once."""
+  def _run_setup(self, in_scope: bool = False):
+    """Runs `setup` in this module's name scope, once.
+
+    Args:
+      in_scope: the caller is in that scope already, in `__call__`.
+    """
     values = self.__dict__
     values['_phase'] = IN_SETUP
     try:
       if type(self)._has_setup:
-        with self._name_scope(), run_lib.setup_scope():
-          self.setup()
+        with run_lib.setup_scope():
+          self.setup() if in_scope else _SetUp(self)
     except BaseException:
       values['_phase'] = BOUND
       for table in ('_weights', '_non_trainables', '_children'):
@@ -287,8 +338,10 @@ class BaseLayer(
     """A method call that has something to do first; see metaclass.py."""
     if self._phase == BOUND:
       self._run_setup()
+    run = self._run
+    if not (run.initializing or is_compact or run_lib.in_setup()):
+      return in_scope(self, *args, **kwargs)
     with contextlib.ExitStack() as stack:
-      run = self._run
       if run.initializing and run not in run_lib.guarded():
         stack.enter_context(_guard_names(run))
       if is_compact:
@@ -313,7 +366,18 @@ class BaseLayer(
       raise errors.SetAttributeFrozenModuleError(
           f'{self._describe()}: setup cannot assign the field {name!r}. Use another '
           'attribute name, or set the field on the config.')
+    if isinstance(value, hk.Module) and not isinstance(value, BaseLayer):
+      self._check_hosted(value)
     object.__setattr__(self, name, self._adopt(value, name))
+
+  def _check_hosted(self, module: hk.Module):
+    """Refuses a plain Haiku module that has the module name of a child."""
+    for child in self._children.values():
+      if child.module_name == module.module_name:
+        raise errors.NameInUseError(
+            f'{self._describe()}: {type(module).__name__} and a child both have the '
+            f'module name {module.module_name!r} and would share parameters. Give the '
+            'Haiku module another name: name=...')
 
   def __getattr__(self, name: str):
     # Only called when `name` is not found: setup may still have to create it.

@@ -74,6 +74,18 @@ def _check_defaults(name: str, namespace):
           'pax_fiddle.template_field(SubLayer) instead.')
 
 
+def _setting_up(call):
+  """`__call__` that runs `setup` first, in the scope that Haiku has entered for it."""
+
+  @functools.wraps(call)
+  def call_after_setup(self, *args, **kwargs):
+    if self._phase == BOUND:
+      self._run_setup(in_scope=True)
+    return call(self, *args, **kwargs)
+
+  return call_after_setup
+
+
 def _with_life_cycle(raw, in_scope):
   """Runs `setup` before the first call; an unbound layer gets the plain function.
 
@@ -82,11 +94,13 @@ def _with_life_cycle(raw, in_scope):
     in_scope: the same, wrapped by Haiku: enters the module's name scope.
   """
   is_compact = getattr(raw, '_pax_compact', False)
+  sets_up_inside = raw.__name__ == '__call__' and not is_compact
 
   @functools.wraps(raw)
   def method(self, *args, **kwargs):
     phase = self._phase
-    if phase == READY and not is_compact and not self._run.initializing:
+    if (phase == READY or (phase == BOUND and sets_up_inside)) and not (
+        is_compact or self._run.initializing):
       return in_scope(self, *args, **kwargs)
     if phase == UNBOUND:
       if self._interactive is not None:
@@ -108,7 +122,7 @@ class LayerMeta(type(hk.Module)):
     if bases:  # or Haiku's metaclass would put its own in each class
       namespace.setdefault('__repr__', bases[0].__repr__)
     raw_methods = {}
-    for key, value in namespace.items():
+    for key, value in list(namespace.items()):
       if key.startswith('__') and key != '__call__':
         continue
       if isinstance(value, property):
@@ -120,6 +134,8 @@ class LayerMeta(type(hk.Module)):
           hk.transparent(value)
         elif key not in _NO_LIFE_CYCLE and not getattr(value, '_pax_nowrap', False):
           raw_methods[key] = value
+          if key == '__call__' and not getattr(value, '_pax_compact', False):
+            namespace[key] = _setting_up(value)
     cls = super().__new__(mcs, name, bases, namespace, **kwargs)
     cls = dataclasses.dataclass(repr=False, eq=False)(cls)
     for key, raw in raw_methods.items():
@@ -133,6 +149,10 @@ class LayerMeta(type(hk.Module)):
                            if f.default is not dataclasses.MISSING}
     cls._default_factories = {f.name: f.default_factory for f in fields
                               if f.default_factory is not dataclasses.MISSING}
+    base = next((c for c in reversed(cls.__mro__) if isinstance(c, LayerMeta)), cls)
+    cls._base_overrides = {
+        name: default for name, default in cls._plain_defaults.items()
+        if name in base._plain_defaults and base._plain_defaults[name] is not default}
     cls._custom_init = '__init__' in namespace or any(
         getattr(b, '_custom_init', False) for b in bases)
     hparams_compat.attach(cls)

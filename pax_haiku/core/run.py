@@ -15,6 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import fiddle.history
 import haiku as hk
 
 from pax_haiku.core import constants, errors, rng
@@ -61,7 +62,7 @@ class Run:
   __slots__ = ('initializing', 'rngs', 'counters', 'is_mutable', 'root_name',
                'prefix', 'metadata', 'shared', 'adopted', 'present',
                'stale', 'names', 'entering',
-               'set_up')
+               'set_up', 'module_attributes')
 
   def __init__(self, *, initializing: bool,
                rngs: Mapping[str, Any] | None = None,
@@ -81,6 +82,7 @@ class Run:
     self.stale = {}  # module -> buckets of an earlier apply, cleared at setup
     self.names = {}  # module name -> layer, while initializing
     self.set_up = {}  # path -> layer, while initializing
+    self.module_attributes = ()  # what hk.Module put on the root
     self.entering = False  # a name scope of ours is being built
 
   @property
@@ -152,15 +154,22 @@ def in_setup() -> bool:
   return getattr(_local, 'setups', 0) > 0
 
 
-@contextlib.contextmanager
-def setup_scope() -> Iterator[None]:
-  """Marks the code inside as (or, with `outside_setup`, not as) a setup."""
-  before = getattr(_local, 'setups', 0)
-  _local.setups = before + 1
-  try:
-    yield
-  finally:
-    _local.setups = before
+class setup_scope:  # noqa: N801 (used like a function, as contextlib's are)
+  """Marks the code inside as a setup; configs keep no history there."""
+
+  __slots__ = ('_before', '_tracking')
+
+  def __enter__(self):
+    self._before = getattr(_local, 'setups', 0)
+    _local.setups = self._before + 1
+    if not self._before:
+      self._tracking = fiddle.history.suspend_tracking()
+      self._tracking.__enter__()
+
+  def __exit__(self, *exc_info):
+    _local.setups = self._before
+    if not self._before:
+      self._tracking.__exit__(*exc_info)
 
 
 @contextlib.contextmanager

@@ -5,20 +5,26 @@ auxiliary losses and decode caches are one reserved state entry (a *bucket*, a d
 per module, so they cannot collide with variables.
 """
 
-import copy
 import dataclasses
 import functools
 import operator
-from typing import Any
+from typing import Any, NamedTuple
 
 import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from pax_haiku.core import boxes, constants, context, errors, init_var, summaries
+from pax_haiku.core import (
+  boxes,
+  constants,
+  context,
+  errors,
+  init_var,
+  summaries,
+  weights,
+)
 from pax_haiku.core import run as run_lib
 from pax_haiku.core import variables as variables_lib
-from pax_haiku.core import weights
 from pax_haiku.core.metaclass import IN_SETUP
 from pax_haiku.core.weights import WeightHParams, WeightHParamsCollection
 
@@ -76,8 +82,7 @@ def _forward_operators():
 _forward_operators()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Declared:
+class Declared(NamedTuple):
   """A variable as the layer declared it: names and numbers, never arrays."""
 
   hparams: WeightHParams
@@ -150,9 +155,10 @@ class VariablesMixin:
 
   def _complete(self, var_hparams: WeightHParams, trainable: bool) -> WeightHParams:
     """A private copy of the declaration with the layer's defaults filled in."""
-    hparams = copy.copy(var_hparams)
+    hparams = object.__new__(type(var_hparams))  # copy.copy is ten times slower
+    hparams.__dict__.update(var_hparams.__dict__)
     if hparams.init is None:
-      hparams.init = copy.copy(self.params_init)
+      hparams.init = self.params_init
     if hparams.dtype is None:
       hparams.dtype = self.dtype
     if not isinstance(hparams.collections, list):

@@ -54,7 +54,7 @@ class TokenCounter(base_layer.BaseLayer):
   """Counts the unpadded tokens seen in training, in millions.
 
   The sum is kept in floating point, hence approximate; across data-parallel replicas
-  the variables are to be summed. The summary `approx_total_tokens_mm` shows it as of before the call.
+  it is to be added up. A summary of the variable's name shows it as of before the call.
   """
 
   def setup(self) -> None:

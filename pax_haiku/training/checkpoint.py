@@ -40,6 +40,7 @@ class Checkpointer:
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep, create=True, enable_async_checkpointing=False
       ),
+      item_handlers=ocp.StandardCheckpointHandler(),
     )
 
   def __enter__(self) -> 'Checkpointer':

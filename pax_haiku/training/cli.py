@@ -47,6 +47,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
   """
 
   def guarded(_):
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
       sys.exit(main() or 0)
     except UserError as error:

@@ -43,9 +43,8 @@ class History:
       ) from error
 
   def add(self, step: int, which: str, numbers: dict[str, float]) -> None:
-    """Appends one record; numbers are rounded to 7 significant digits, as float32."""
-    rounded = {name: float(f'{value:.7g}') for name, value in numbers.items()}
-    self.records.append({'step': step, 'set': which, **rounded})
+    """Appends one record of Python numbers."""
+    self.records.append({'step': step, 'set': which, **numbers})
 
   def series(self, which: str, name: str) -> tuple[list[int], list[float]]:
     """Returns the steps and values of one number of one set."""

@@ -57,7 +57,8 @@ def write_summary(
   | VIDEO | [..., time, height, width, channels] | animated images `<name>_<i>` |
   | HISTOGRAM | [...] | one histogram |
 
-  A single item is written as `<name>`, without a number.
+  A single item is written as `<name>`, without a number; texts get tensorboardX's own
+  suffix `/text_summary` as well.
 
   Args:
     writer: Where to.

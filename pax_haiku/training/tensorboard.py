@@ -44,6 +44,8 @@ def _pillow(pixels: np.ndarray):
 class Writer:
   """Writes one event file, in a directory that TensorBoard shows as one run.
 
+  The file is made when the first value comes.
+
   Args:
     directory: Made if need be. An event file of a former process stays beside the new.
     purge_step: Where a resumed run goes on: TensorBoard forgets what the former process
@@ -51,13 +53,22 @@ class Writer:
   """
 
   def __init__(self, directory: str | os.PathLike, purge_step: int | None = None):
-    import tensorboardX
-    from tensorboardX.proto import event_pb2
+    self._directory = str(directory)
+    self._purge_step = purge_step
+    self._opened = None
 
-    self._writer = tensorboardX.FileWriter(str(directory))
-    if purge_step is not None:
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._writer.add_event(event_pb2.Event(session_log=start), step=purge_step)
+  @property
+  def _writer(self):
+    if self._opened is None:
+      import tensorboardX
+      from tensorboardX.proto import event_pb2
+
+      self._opened = tensorboardX.FileWriter(self._directory)
+      if self._purge_step is not None:
+        start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        event = event_pb2.Event(session_log=start)
+        self._opened.add_event(event, step=self._purge_step)
+    return self._opened
 
   def __enter__(self) -> 'Writer':
     return self
@@ -67,11 +78,13 @@ class Writer:
 
   def flush(self) -> None:
     """Writes out what was added so far."""
-    self._writer.flush()
+    if self._opened is not None:
+      self._opened.flush()
 
   def close(self) -> None:
     """Flushes and closes the file."""
-    self._writer.close()
+    if self._opened is not None:
+      self._opened.close()
 
   def scalar(self, tag: str, value: Any, step: int) -> None:
     """Adds one number."""

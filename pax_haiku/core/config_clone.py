@@ -1,0 +1,63 @@
+"""A fast deep copy of configs.
+
+Layers clone templates each time they are traced, so `clone()` lies on the path that
+decides trace time; `copy.deepcopy` of a Fiddle config copies the history of every
+argument as well and takes 20 times as long. A clone starts with an empty history.
+"""
+
+import collections
+import copy
+import enum
+import types
+from typing import Any
+
+import fiddle as fdl
+import fiddle.history
+import numpy as np
+
+# Values that are shared, not copied: they cannot change.
+_ATOMIC = (type(None), bool, int, float, complex, str, bytes, type, enum.Enum, np.dtype,
+           types.FunctionType, types.BuiltinFunctionType, types.MethodType,
+           types.ModuleType)
+_ATOMIC_TYPES = frozenset(_ATOMIC)  # the same, for a first quick look
+
+
+def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
+  """A deep copy of a config, a container or any other value.
+
+  A config that occurs several times inside `value` is one object in the copy, too.
+  """
+  kind = type(value)
+  if kind in _ATOMIC_TYPES:
+    return value
+  memo = {} if memo is None else memo
+  known = memo.get(id(value))
+  if known is not None:
+    return known
+  if isinstance(value, fdl.Buildable):
+    new = _clone_config(value, memo)
+  elif kind is list or kind is tuple:
+    new = kind([clone_value(v, memo) for v in value])
+  elif kind is dict:
+    new = {k: clone_value(v, memo) for k, v in value.items()}
+  elif isinstance(value, _ATOMIC):
+    return value
+  else:
+    return copy.deepcopy(value, memo)  # which keeps the memo itself
+  memo[id(value)] = new
+  return new
+
+
+def _clone_config(config: fdl.Buildable, memo: dict[int, Any]) -> fdl.Buildable:
+  new = object.__new__(type(config))
+  parts = new.__dict__
+  parts.update(config.__dict__)
+  tags = parts['__argument_tags__'] = collections.defaultdict(set)
+  for name, names in config.__argument_tags__.items():
+    tags[name] = set(names)
+  parts['__argument_history__'] = fiddle.history.History()
+  arguments = parts['__arguments__'] = dict(config.__arguments__)
+  for name, value in arguments.items():
+    if type(value) not in _ATOMIC_TYPES:
+      arguments[name] = clone_value(value, memo)
+  return new

@@ -43,6 +43,9 @@ def inherited(source, target_value: Callable[[str], Any]) -> dict[str, Any]:
       if value is not None:
         out[name] = list(value) if isinstance(value, list) else value
   init = target_value('params_init')
+  if init is not None and type(init) is not weights.WeightInit:
+    arguments = init.__arguments__  # reading a config's attributes is slow
+    init = weights.WeightInit(arguments.get('method'), arguments.get('scale', 1.0))
   if init is None or weights.is_default_param_init(init):
     out['params_init'] = source.params_init
   return out
@@ -81,17 +84,19 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
   arguments['name'] = name
   templates = config_build.template_arguments(cls)
   for field, value in arguments.items():
-    if isinstance(value, fdl.Buildable | list | tuple | dict):
-      if field in templates:
-        if not skip_clone:
-          arguments[field] = config_clone.clone_value(value)
-      elif field == 'params_init' and isinstance(value, fdl.Buildable):
-        arguments[field] = pax_fiddle.build(value)
-      elif _holds_buildable(value):
-        whole = cfg if skip_clone else cfg.clone()
-        ChildrenMixin.copy_base_hparams(parent, whole)
-        whole.name = name
-        return pax_fiddle.build(whole)
+    kind = type(value)
+    if kind in config_clone.ATOMIC_TYPES:
+      continue
+    if field in templates:
+      if not skip_clone:
+        arguments[field] = config_clone.clone_value(value)
+    elif field == 'params_init' and config_clone.is_config_type(kind):
+      arguments[field] = pax_fiddle.build(value)
+    elif _holds_buildable(value):
+      whole = cfg if skip_clone else cfg.clone()
+      ChildrenMixin.copy_base_hparams(parent, whole)
+      whole.name = name
+      return pax_fiddle.build(whole)
   return construct(cls, arguments)
 
 
@@ -187,7 +192,7 @@ class ChildrenMixin:
       raise AttributeError(
           f'{self._describe()}: can not create a new child named {name!r}, it is '
           'already a field of the layer.')
-    if not isinstance(params, fdl.Buildable):
+    if not config_clone.is_config_type(type(params)):
       hint = ''
       if isinstance(type(params), LayerMeta):
         hint = (' It is a built layer: is the field that holds it annotated as a '

@@ -8,6 +8,7 @@ argument as well and takes 20 times as long. A clone starts with an empty histor
 import collections
 import copy
 import enum
+import functools
 import types
 from typing import Any
 
@@ -19,7 +20,13 @@ import numpy as np
 _ATOMIC = (type(None), bool, int, float, complex, str, bytes, type, enum.Enum, np.dtype,
            types.FunctionType, types.BuiltinFunctionType, types.MethodType,
            types.ModuleType)
-_ATOMIC_TYPES = frozenset(_ATOMIC)  # the same, for a first quick look
+ATOMIC_TYPES = frozenset(_ATOMIC)  # the same, for a first quick look
+
+
+@functools.cache
+def is_config_type(kind: type) -> bool:
+  """Whether objects of this type are Fiddle configs (isinstance is slow on ABCs)."""
+  return issubclass(kind, fdl.Buildable)
 
 
 def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
@@ -28,13 +35,13 @@ def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
   A config that occurs several times inside `value` is one object in the copy, too.
   """
   kind = type(value)
-  if kind in _ATOMIC_TYPES:
+  if kind in ATOMIC_TYPES:
     return value
   memo = {} if memo is None else memo
   known = memo.get(id(value))
   if known is not None:
     return known
-  if isinstance(value, fdl.Buildable):
+  if is_config_type(kind):
     new = _clone_config(value, memo)
   elif kind is list or kind is tuple:
     new = kind([clone_value(v, memo) for v in value])
@@ -58,6 +65,6 @@ def _clone_config(config: fdl.Buildable, memo: dict[int, Any]) -> fdl.Buildable:
   parts['__argument_history__'] = fiddle.history.History()
   arguments = parts['__arguments__'] = dict(config.__arguments__)
   for name, value in arguments.items():
-    if type(value) not in _ATOMIC_TYPES:
+    if type(value) not in ATOMIC_TYPES:
       arguments[name] = clone_value(value, memo)
   return new

@@ -24,6 +24,9 @@ class DenyList:
     self.deny = deny
 
 
+_ALL_BUT_INTERMEDIATES = DenyList(constants.INTERMEDIATES)
+
+
 def mutable_filter(mutable) -> Callable[[str], bool]:
   """A predicate on collection names from what Pax accepts as `mutable`.
 
@@ -174,7 +177,7 @@ class FunctionalMixin:
     return run_init(self, rngs, args, kwargs, **options)
 
   def init_with_output(self, rngs, *args, method=None,
-                       mutable=DenyList(constants.INTERMEDIATES), **kwargs):
+                       mutable=_ALL_BUT_INTERMEDIATES, **kwargs):
     """As `init`, but returns (output, variables); more collections by default."""
     self._require_unbound('init_with_output')
     output, variables, _ = run_init(

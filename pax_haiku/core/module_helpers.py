@@ -10,7 +10,7 @@ from pax_haiku.core import constants
 
 
 def is_running_under_pmap() -> bool:
-  """True where an axis named 'batch' is bound: under pmap, vmap or shard_map with it."""
+  """Whether an axis named 'batch' is bound: in pmap, vmap or shard_map with it."""
   try:
     jax.lax.axis_index(constants.PMAP_PARALLEL_AXIS_NAME)
   except NameError:

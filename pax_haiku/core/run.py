@@ -163,13 +163,13 @@ class setup_scope:  # noqa: N801 (used like a function, as contextlib's are)
     self._before = getattr(_local, 'setups', 0)
     _local.setups = self._before + 1
     if not self._before:
-      self._tracking = fiddle.history.suspend_tracking()
-      self._tracking.__enter__()
+      self._tracking = fiddle.history.tracking_enabled()
+      fiddle.history.set_tracking(False)
 
   def __exit__(self, *exc_info):
     _local.setups = self._before
     if not self._before:
-      self._tracking.__exit__(*exc_info)
+      fiddle.history.set_tracking(self._tracking)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,13 @@ refuse unknown names; `BaseParameterizable` classes are built from one;
 import copy
 import dataclasses
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, ClassVar, TypeVar
 
 import fiddle as fdl
 
 from pax_haiku import pax_fiddle
+from pax_haiku.core.config_fields import sub_config_field
 from pax_haiku.core.config_text import (
     StrOverride,
     nested_struct_to_text,
@@ -179,54 +180,6 @@ class OverrideSubConfigFieldProtocol:
   def __to_sub_config_field__(self) -> Any:
     """The dataclass field that `sub_config_field` is to return."""
     raise NotImplementedError()
-
-
-def sub_config_field(
-    sub_config_cls: Any = None, *, lazy_ref: Callable[[], Any] | None = None
-) -> Any:
-  """A field that holds HParams, or the config of a layer.
-
-  Args:
-    sub_config_cls: an HParams class, the `HParams` of a layer class, or None (the
-      default is None).
-    lazy_ref: returns such a class; called when the default is first needed.
-
-  Raises:
-    TypeError: both arguments are given.
-    AssertionError: some other class is given.
-  """
-  if lazy_ref is not None:
-    if sub_config_cls is not None:
-      raise TypeError('Specify sub_config_cls or lazy_ref, not both.')
-    make, make_config = (
-        lambda: _default_of(lazy_ref(), False),
-        lambda: _default_of(lazy_ref(), True),
-    )
-  elif sub_config_cls is None:
-    return pax_fiddle.template_field(None)
-  elif hasattr(sub_config_cls, '__to_sub_config_field__'):
-    return sub_config_cls.__to_sub_config_field__()
-  else:
-    _check_hparams_class(sub_config_cls)
-    make, make_config = sub_config_cls, sub_config_cls.config
-  return pax_fiddle.expanding_field(make, make_config)
-
-
-def _check_hparams_class(sub_config_cls: Any) -> None:
-  if not (isinstance(sub_config_cls, type) and issubclass(
-      sub_config_cls, BaseHyperParams
-  )):
-    raise AssertionError(
-        'sub_config_field takes a subclass of BaseHyperParams or the HParams of a '
-        f'layer class, not {sub_config_cls!r}.'
-    )
-
-
-def _default_of(sub_config_cls: Any, as_config: bool) -> Any:
-  if hasattr(sub_config_cls, '__to_sub_config_field__'):
-    return sub_config_cls.__to_sub_config_field__().default_factory()
-  _check_hparams_class(sub_config_cls)
-  return sub_config_cls.config() if as_config else sub_config_cls()
 
 
 class InstantiableHyperParams(BaseHyperParams):

@@ -36,6 +36,7 @@ from pax_haiku.core.config_fields import (
   field_has_tag,
   field_metadata,
   instance_field,
+  sub_config_field,
   template_field,
 )
 from pax_haiku.core.config_traversal import (
@@ -103,6 +104,7 @@ __all__ = [
   'remove_tag',
   'set_tagged',
   'set_tags',
+  'sub_config_field',
   'template_arguments',
   'template_field',
   'update_callable',

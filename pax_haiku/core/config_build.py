@@ -20,6 +20,7 @@ import fiddle as fdl
 from fiddle import building, daglish
 
 from pax_haiku.core import nested_map
+from pax_haiku.core.config_fields import is_hparams_type
 
 _state = threading.local()
 
@@ -50,10 +51,6 @@ def _is_config_type(annotation: Any) -> bool:
   if getattr(annotation, '__pax_config_type__', False):
     return True
   return isinstance(annotation, type) and issubclass(annotation, fdl.Buildable)
-
-
-def _is_hparams_type(annotation: Any) -> bool:
-  return isinstance(annotation, type) and hasattr(annotation, '__pax_hparams__')
 
 
 def _names(is_type: Callable[[Any], bool], annotation: Any) -> bool:
@@ -105,7 +102,7 @@ def _argument_kinds(fn_or_cls: Any) -> tuple[frozenset[str], frozenset[str]]:
   hints = _type_hints(fn_or_cls)
   result = tuple(
       frozenset(name for name, hint in hints.items() if _holds(is_type, hint))
-      for is_type in (_is_config_type, _is_hparams_type)
+      for is_type in (_is_config_type, is_hparams_type)
   )
   with contextlib.suppress(TypeError):
     _template_cache[fn_or_cls] = result
@@ -130,7 +127,7 @@ def _is_template(fn_or_cls: Any, name: str, value: Any) -> bool:
   """
   config_typed, hparams_typed = _argument_kinds(fn_or_cls)
   if name in hparams_typed and name not in config_typed:
-    makes_hparams = isinstance(value, fdl.Buildable) and _is_hparams_type(
+    makes_hparams = isinstance(value, fdl.Buildable) and is_hparams_type(
         fdl.get_callable(value)
     )
     return not makes_hparams

@@ -294,3 +294,57 @@ def instance_field(default_factory: Any, tags: Any = ()) -> Any:
   if _is_container(default_factory):
     return expanding_field(default_factory, default_factory, tags=tags)
   return field(default_factory=auto_config(default_factory), tags=tags)
+
+
+# --- the older name ---
+
+
+def is_hparams_type(cls: Any) -> bool:
+  """Whether `cls` is a subclass of `BaseHyperParams`."""
+  return isinstance(cls, type) and hasattr(cls, '__pax_hparams__')
+
+
+def sub_config_field(
+    sub_config_cls: Any = None, *, lazy_ref: Callable[[], Any] | None = None
+) -> Any:
+  """A field that holds HParams, or the config of a layer.
+
+  Args:
+    sub_config_cls: an HParams class, the `HParams` of a layer class, or None (the
+      default is None).
+    lazy_ref: returns such a class; called when the default is first needed.
+
+  Raises:
+    TypeError: both arguments are given.
+    AssertionError: some other class is given.
+  """
+  if lazy_ref is not None:
+    if sub_config_cls is not None:
+      raise TypeError('Specify sub_config_cls or lazy_ref, not both.')
+    make, make_config = (
+        lambda: _default_of(lazy_ref(), False),
+        lambda: _default_of(lazy_ref(), True),
+    )
+  elif sub_config_cls is None:
+    return template_field(None)
+  elif hasattr(sub_config_cls, '__to_sub_config_field__'):
+    return sub_config_cls.__to_sub_config_field__()
+  else:
+    _check_hparams_class(sub_config_cls)
+    make, make_config = sub_config_cls, sub_config_cls.config
+  return expanding_field(make, make_config)
+
+
+def _check_hparams_class(sub_config_cls: Any) -> None:
+  if not is_hparams_type(sub_config_cls):
+    raise AssertionError(
+        'sub_config_field takes a subclass of BaseHyperParams or the HParams of a '
+        f'layer class, not {sub_config_cls!r}.'
+    )
+
+
+def _default_of(sub_config_cls: Any, as_config: bool) -> Any:
+  if hasattr(sub_config_cls, '__to_sub_config_field__'):
+    return sub_config_cls.__to_sub_config_field__().default_factory()
+  _check_hparams_class(sub_config_cls)
+  return sub_config_cls.config() if as_config else sub_config_cls()

@@ -48,7 +48,7 @@ class ConvNd(base_layer.BaseLayer):
   is_causal: bool = False
 
   @classmethod
-  def HParamsDepthwise(  # noqa: N802, Pax's name
+  def HParamsDepthwise(
     cls,
     *,
     kernel_shape: Sequence[int],

@@ -139,10 +139,10 @@ class BoxedParam:
         meta,
         repeat_prefix=list(meta.repeat_prefix[1:]) or None,
         repeat_prefix_split_dims_mapping=(
-          tuple(meta.repeat_prefix_split_dims_mapping[1:]) or None
+          tuple(meta.repeat_prefix_split_dims_mapping or ())[1:] or None
         ),
         repeat_optimizer_dims_mapping=(
-          tuple(meta.repeat_optimizer_dims_mapping[1:]) or None
+          tuple(meta.repeat_optimizer_dims_mapping or ())[1:] or None
         ),
         fan_in_axes=_shift(meta.fan_in_axes, -1),
         fan_out_axes=_shift(meta.fan_out_axes, -1),

@@ -14,7 +14,7 @@ import jax
 from absl import logging
 
 _KEY_START = re.compile(r'[A-Za-z_]')
-_INDEXED = re.compile(r'(.*)\[(\d+)\]', re.DOTALL)
+_INDEXED = re.compile(r'([A-Za-z_]\w*)\[(\d+)\]')
 _RESERVED = frozenset(dir(dict))
 _ABSENT = object()
 
@@ -87,7 +87,7 @@ class NestedMap(dict):
 
   def copy(self) -> 'NestedMap':
     """A shallow copy."""
-    return _new(self)
+    return _new(type(self), self)
 
   __copy__ = copy
 
@@ -96,7 +96,7 @@ class NestedMap(dict):
     return self.DeepCopy()
 
   def __reduce__(self):
-    return _new, (dict(self),)
+    return _new, (type(self), dict(self))
 
   def DeepCopy(self) -> 'NestedMap':
     """New containers with the same leaf objects."""
@@ -237,13 +237,13 @@ class NestedMap(dict):
     return _map(self, fn)
 
   def Filter(self, fn: Callable[[Any], bool]) -> 'NestedMap':
-    """Only leaves with true `fn(leaf)`; containers that become empty disappear."""
+    """Only leaves with true `fn(leaf)`; containers emptied by this disappear."""
     return self.FilterKeyVal(lambda key, leaf: fn(leaf))
 
   def FilterKeyVal(self, fn: Callable[[str, Any], bool]) -> 'NestedMap':
     """As `Filter`, with `fn(nested key, leaf)`."""
     result = _filter(self, fn, '')
-    return NestedMap() if result is _ABSENT else result
+    return type(self)() if result is _ABSENT else result
 
   def IsCompatible(self, other: 'NestedMap') -> bool:
     """Whether the two have the same nested keys."""
@@ -271,9 +271,9 @@ class NestedMap(dict):
       logging.vlog(level or 0, '%s %s', prefix or 'nmap: ', line)
 
 
-def _new(items: Mapping[str, Any]) -> NestedMap:
-  """A NestedMap of keys that have been checked before."""
-  result = NestedMap()
+def _new(cls: type[NestedMap], items: Mapping[str, Any]) -> NestedMap:
+  """A NestedMap (or an object of a subclass) of keys that have been checked before."""
+  result = cls()
   dict.update(result, items)
   return result
 
@@ -306,7 +306,7 @@ def _items(container: Any, prefix: str = '') -> Iterator[tuple[str, Any]]:
 
 def _rebuild(like: Any, members: Iterable[tuple[Any, Any]]) -> Any:
   if isinstance(like, NestedMap):
-    return _new(dict(members))
+    return _new(type(like), dict(members))
   if isinstance(like, dict):
     return dict(members)
   return [value for _, value in members]
@@ -324,6 +324,8 @@ def _map(container: Any, fn: Callable[[str, Any], Any], prefix: str = '') -> Any
 
 def _filter(container: Any, fn: Callable[[str, Any], bool], prefix: str) -> Any:
   kept = []
+  if not container:
+    return _rebuild(container, [])
   for key, path, value in _children(container, prefix):
     if isinstance(value, dict | list):
       value = _filter(value, fn, path)
@@ -347,6 +349,6 @@ def _flatten(x: NestedMap):
 jax.tree_util.register_pytree_with_keys(
     NestedMap,
     _flatten_with_keys,
-    lambda keys, values: _new(dict(zip(keys, values, strict=True))),
+    lambda keys, values: _new(NestedMap, dict(zip(keys, values, strict=True))),
     _flatten,
 )

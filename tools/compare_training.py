@@ -24,8 +24,8 @@ PRAXIS = flags.DEFINE_string('praxis_python', str(process.DEFAULT_PRAXIS),
 FIRST = flags.DEFINE_float('first_step_tolerance', 1e-5,
                            'Allowed relative difference of the loss at step 1.')
 ANYWHERE = flags.DEFINE_float(
-    'tolerance', 1e-3, 'Allowed relative difference at any step. Wider than that of the '
-    'first, because rounding grows from step to step.')
+    'tolerance', 1e-3, 'Allowed relative difference at any step. Wider than that of '
+    'the first, because rounding grows from step to step.')
 
 WRITERS = {'.html': curves.write_html, '.json': curves.write_json}
 

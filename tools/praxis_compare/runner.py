@@ -225,7 +225,7 @@ def main(argv: list[str]) -> None:
   wanted = [n for n in names if n]
   for i, name in enumerate(wanted):
     done[name] = run_case(side, case_list.by_name(name), writer)
-    if i % 20 == 19:
+    if i % 50 == 49:
       print(f'{options.pkg}: {i + 1}/{len(wanted)} cases', file=sys.stderr, flush=True)
   writer.save(options.out, {'package': options.pkg, 'versions': side.versions(),
                             'cases': done})

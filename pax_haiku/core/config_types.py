@@ -8,6 +8,7 @@ of the older HParams objects (`clone`, `set`, `Instantiate`, `copy_fields_from`)
 import copy
 import dataclasses
 import difflib
+import functools
 from typing import Any, Generic, TypeVar
 
 import fiddle as fdl
@@ -80,6 +81,18 @@ class CloneAndSetMixin:
   Set = set
 
 
+@functools.lru_cache(maxsize=4096)
+def _plain_defaults(fn_or_cls: Any) -> dict[str, Any]:
+  """Defaults of a dataclass's constructor arguments that need no factory."""
+  if not (isinstance(fn_or_cls, type) and dataclasses.is_dataclass(fn_or_cls)):
+    return {}
+  return {
+      f.name: f.default
+      for f in dataclasses.fields(fn_or_cls)
+      if f.init and f.default is not dataclasses.MISSING
+  }
+
+
 class PaxConfig(Generic[T], fdl.Config[T], CloneAndSetMixin):
   """A call that has been written down but not made: `Config(Linear, output_dims=4)`.
 
@@ -90,6 +103,18 @@ class PaxConfig(Generic[T], fdl.Config[T], CloneAndSetMixin):
   def __init__(self, fn_or_cls, /, *args, **kwargs):
     super().__init__(fn_or_cls, *args, **kwargs)
     _expand_fields(self, lambda value: value)
+
+  def __getattr__(self, name: str):
+    # Fiddle finds defaults by going through the class's fields; layers read some
+    # configs in every trace, so the plain defaults are looked up first.
+    if not name.startswith('__'):
+      arguments = self.__arguments__
+      if name in arguments:
+        return arguments[name]
+      defaults = _plain_defaults(self.__fn_or_cls__)
+      if name in defaults:
+        return defaults[name]
+    return super().__getattr__(name)
 
   @property
   def cls(self):

@@ -104,7 +104,9 @@ class FullSoftmax(base_layer.BaseLayer):
       chunk.chunk(inputs, chunk_size=self.chunk_size, axis=1),
       chunk.chunk(class_ids, chunk_size=self.chunk_size, axis=1),
     )
-    _, per_chunk = hk.scan(hk.remat(body), (), chunks)
+    # Inside a scan XLA has nothing to merge with the rematerialized part.
+    body = hk.remat(body, prevent_cse=False)
+    _, per_chunk = hk.scan(body, (), chunks)
     return jax.tree.map(
       lambda x: chunk.unchunk(x, axis=1, seqlen=inputs.shape[1]), per_chunk
     )
@@ -135,13 +137,16 @@ class FullSoftmax(base_layer.BaseLayer):
 
       `logits` and `log_probs` are None if the loss is computed in chunks. This is so if
       `chunk_size` is set, inputs are `[B, T, D]` with T of `chunk_size` or more, there
-      are no `class_probabilities`, and there is no z loss.
+      are no `class_probabilities`, there is no z loss, and no bi-tempered loss in
+      training, whose schedule counts calls.
 
     Raises:
       ValueError: no targets, or ids of the wrong shape.
     """
+    counts_calls = self.bi_tempered_loss_tpl is not None and not self.do_eval
     in_chunks = (
       self.chunk_size
+      and not counts_calls
       and class_ids is not None
       and class_probabilities is None
       and inputs.ndim == 3

@@ -66,24 +66,24 @@ def _names(is_type: Callable[[Any], bool], annotation: Any) -> bool:
   )
 
 
-def _holds(is_type: Callable[[Any], bool], annotation: Any) -> bool:
-  """Whether arguments so annotated are, or contain, objects of the kind.
+def _holds_configs(annotation: Any) -> bool:
+  """Whether arguments so annotated are, or contain, configs.
 
   Raises:
     ValueError: the type is inside a generic type that is not supported.
   """
   origin = typing.get_origin(annotation)
-  if is_type(annotation) or is_type(origin):
+  if _is_config_type(annotation) or _is_config_type(origin):
     return True
-  if not _names(is_type, annotation):
+  if not _names(_is_config_type, annotation):
     return False
   args = typing.get_args(annotation)
   if origin in (typing.Union, types.UnionType, typing.Annotated) or (
       origin in _SEQUENCES
   ):
-    return any(_holds(is_type, arg) for arg in args)
+    return any(_holds_configs(arg) for arg in args)
   if origin in _MAPPINGS:
-    return _holds(is_type, args[1])
+    return _holds_configs(args[1])
   raise ValueError(
       f'Unsupported type {annotation} around a Config: use Config, a union, list, '
       'tuple, Sequence, dict or Mapping of it.'
@@ -100,9 +100,9 @@ def _argument_kinds(fn_or_cls: Any) -> tuple[frozenset[str], frozenset[str]]:
   except (KeyError, TypeError):  # TypeError: not hashable or not weakly referable.
     pass
   hints = _type_hints(fn_or_cls)
-  result = tuple(
-      frozenset(name for name, hint in hints.items() if _holds(is_type, hint))
-      for is_type in (_is_config_type, is_hparams_type)
+  result = (
+      frozenset(name for name, hint in hints.items() if _holds_configs(hint)),
+      frozenset(name for name, hint in hints.items() if _names(is_hparams_type, hint)),
   )
   with contextlib.suppress(TypeError):
     _template_cache[fn_or_cls] = result

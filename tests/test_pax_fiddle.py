@@ -394,6 +394,20 @@ def test_unresolvable_annotation():
     pax_fiddle.build(cfg)
   assert pax_fiddle.build(cfg.set(x=3)).x == 3  # No need to know.
 
+  @dataclasses.dataclass
+  class Owner:
+    a: 'Config' = None
+    b: 'Nope' = None  # noqa: F821
+    c: Any = None
+
+  out = pax_fiddle.build(Config(Owner, a=CFG, b=3, c=Config(Lin)))
+  assert out.a is CFG and out.c == Lin()
+
+  def fn(a: 'Config', b: 'Nope'):  # noqa: F821
+    return a
+
+  assert pax_fiddle.build(Config(fn, a=CFG, b=3)) is CFG
+
 
 def test_annotations_of_functions_and_plain_classes():
 

@@ -9,6 +9,9 @@
 
 import contextlib
 import copy
+import dataclasses
+import inspect
+import sys
 import threading
 import types
 import typing
@@ -90,22 +93,32 @@ def _holds_configs(annotation: Any) -> bool:
   )
 
 
-_template_cache = weakref.WeakKeyDictionary()
+@dataclasses.dataclass(frozen=True)
+class _ArgumentKinds:
+  """Names of the arguments annotated with config types, with HParams types, and with
+  strings that cannot be resolved (with the error)."""
+
+  config_typed: frozenset[str]
+  hparams_typed: frozenset[str]
+  unresolved: dict[str, Exception]
 
 
-def _argument_kinds(fn_or_cls: Any) -> tuple[frozenset[str], frozenset[str]]:
-  """Names of the arguments annotated with config types, and with HParams types."""
+_kinds_cache = weakref.WeakKeyDictionary()
+
+
+def _argument_kinds(fn_or_cls: Any) -> _ArgumentKinds:
   try:
-    return _template_cache[fn_or_cls]
+    return _kinds_cache[fn_or_cls]
   except (KeyError, TypeError):  # TypeError: not hashable or not weakly referable.
     pass
-  hints = _type_hints(fn_or_cls)
-  result = (
+  hints, unresolved = _type_hints(fn_or_cls)
+  result = _ArgumentKinds(
       frozenset(name for name, hint in hints.items() if _holds_configs(hint)),
       frozenset(name for name, hint in hints.items() if _names(is_hparams_type, hint)),
+      unresolved,
   )
   with contextlib.suppress(TypeError):
-    _template_cache[fn_or_cls] = result
+    _kinds_cache[fn_or_cls] = result
   return result
 
 
@@ -113,10 +126,9 @@ def template_arguments(fn_or_cls: Any) -> frozenset[str]:
   """Names of the arguments whose annotation says that they hold configs.
 
   Raises:
-    TypeError: an annotation is a string that names nothing.
     ValueError: a config type is inside a generic type that is not supported.
   """
-  return _argument_kinds(fn_or_cls)[0]
+  return _argument_kinds(fn_or_cls).config_typed
 
 
 def _is_template(fn_or_cls: Any, name: str, value: Any) -> bool:
@@ -125,31 +137,44 @@ def _is_template(fn_or_cls: Any, name: str, value: Any) -> bool:
   In the older convention an annotation with HParams means a template too, unless
   HParams are what the config makes.
   """
-  config_typed, hparams_typed = _argument_kinds(fn_or_cls)
-  if name in hparams_typed and name not in config_typed:
+  kinds = _argument_kinds(fn_or_cls)
+  if name in kinds.unresolved:
+    raise TypeError(
+        f'The annotation of {name!r} of {fn_or_cls!r} cannot be resolved: '
+        f'{kinds.unresolved[name]}. Whether the Config in it is a template is decided '
+        'by its annotation, so import the name in the module of the class.'
+    )
+  if name in kinds.hparams_typed and name not in kinds.config_typed:
     makes_hparams = isinstance(value, fdl.Buildable) and is_hparams_type(
         fdl.get_callable(value)
     )
     return not makes_hparams
-  return name in config_typed
+  return name in kinds.config_typed
 
 
-def _type_hints(fn_or_cls: Any) -> dict[str, Any]:
+def _type_hints(fn_or_cls: Any) -> tuple[dict[str, Any], dict[str, Exception]]:
+  """Annotations, strings resolved; and the errors of those that cannot be."""
   origin = typing.get_origin(fn_or_cls)
-  fn_or_cls = fn_or_cls if origin is None else origin
-  target = fn_or_cls
+  target = fn_or_cls if origin is None else origin
   if isinstance(target, type) and not hasattr(target, '__dataclass_fields__'):
     target = target.__init__
   try:
-    return typing.get_type_hints(target)
-  except NameError as e:
-    raise TypeError(
-        f'{fn_or_cls!r} has an annotation that cannot be resolved: {e}. Whether an '
-        'argument is a template is decided by its annotation, so import the name '
-        'in the module of the class.'
-    ) from e
+    return typing.get_type_hints(target), {}
   except (TypeError, AttributeError):
-    return {}  # A callable without annotations, such as a builtin.
+    return {}, {}  # A callable without annotations, such as a builtin.
+  except NameError:
+    pass
+  hints, unresolved = {}, {}
+  for owner in reversed(getattr(target, '__mro__', (target,))):
+    names = getattr(sys.modules.get(owner.__module__), '__dict__', {})
+    for name, annotation in inspect.get_annotations(owner).items():
+      one = types.SimpleNamespace(__annotations__={name: annotation})
+      try:
+        hints[name] = typing.get_type_hints(one, globalns=names)[name]
+        unresolved.pop(name, None)
+      except NameError as e:
+        unresolved[name] = e
+  return hints, unresolved
 
 
 # --- the three steps ---

@@ -246,7 +246,10 @@ class ChildrenMixin:
       value = values.get(name)
       if value is None or type(value) in _NOTHING_TO_FREEZE or name == 'parent':
         continue
-      values[name] = self._adopt(value, name)
+      adopted = self._adopt(value, name)
+      if adopted is not value:
+        values.setdefault('_given', {})[name] = value  # for copies of this layer
+        values[name] = adopted
 
   def _adopt(self, value, name: str):
     """`value` with its containers frozen and its unbound layers bound as children."""
@@ -284,10 +287,11 @@ class ChildrenMixin:
     if cached is not _MISSING:
       return cached
     cfg = pax_fiddle.Config(type(self))
+    given = self.__dict__.get('_given', {})
     for name in (*self._plain_defaults, *self._default_factories):
-      value = self.__dict__.get(name)
       if name == 'parent':
         continue
+      value = given[name] if name in given else self.__dict__.get(name)
       setattr(cfg, name, value.hparams if isinstance(type(value), LayerMeta)
               else value)
     if self._phase != UNBOUND:

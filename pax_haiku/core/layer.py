@@ -219,6 +219,7 @@ class BaseLayer(
     twin = object.__new__(type(self))
     own = self.__dict__
     twin.__dict__.update((f, own[f]) for f in self._field_names if f in own)
+    twin.__dict__.update(own.get('_given', {}))
     return twin
 
   def _bind(self, run: run_lib.Run, name: str | None, module_name: str | None = None):

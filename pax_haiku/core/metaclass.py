@@ -74,6 +74,34 @@ def _check_defaults(name: str, namespace):
           'pax_fiddle.template_field(SubLayer) instead.')
 
 
+# Haiku passes these by name to its own machinery, next to a method's keyword arguments.
+_HAIKU_KEYWORDS = frozenset({'method_name', 'bound_method', 'orig_class'})
+
+
+def _takes_haiku_keywords(raw) -> bool:
+  return not _HAIKU_KEYWORDS.isdisjoint(inspect.signature(raw).parameters)
+
+
+def _unpacking(raw):
+  """`raw` with its keyword arguments as one dict, which Haiku cannot mistake."""
+
+  @functools.wraps(raw)
+  def unpack(self, *args, pax_kwargs):
+    return raw(self, *args, **pax_kwargs)
+
+  return unpack
+
+
+def _packing(in_scope):
+  """The caller's side of `_unpacking`."""
+
+  @functools.wraps(in_scope)
+  def pack(self, *args, **kwargs):
+    return in_scope(self, *args, pax_kwargs=kwargs)
+
+  return pack
+
+
 def _setting_up(call):
   """`__call__` that runs `setup` first, in the scope that Haiku has entered for it."""
 
@@ -94,7 +122,8 @@ def _with_life_cycle(raw, in_scope):
     in_scope: the same, wrapped by Haiku: enters the module's name scope.
   """
   is_compact = getattr(raw, '_pax_compact', False)
-  sets_up_inside = raw.__name__ == '__call__' and not is_compact
+  sets_up_inside = (raw.__name__ == '__call__' and not is_compact
+                    and not _takes_haiku_keywords(raw))
 
   @functools.wraps(raw)
   def method(self, *args, **kwargs):
@@ -134,12 +163,17 @@ class LayerMeta(type(hk.Module)):
           hk.transparent(value)
         elif key not in _NO_LIFE_CYCLE and not getattr(value, '_pax_nowrap', False):
           raw_methods[key] = value
-          if key == '__call__' and not getattr(value, '_pax_compact', False):
+          if _takes_haiku_keywords(value):
+            namespace[key] = _unpacking(value)
+          elif key == '__call__' and not getattr(value, '_pax_compact', False):
             namespace[key] = _setting_up(value)
     cls = super().__new__(mcs, name, bases, namespace, **kwargs)
     cls = dataclasses.dataclass(repr=False, eq=False)(cls)
     for key, raw in raw_methods.items():
-      setattr(cls, key, _with_life_cycle(raw, getattr(cls, key)))
+      in_scope = getattr(cls, key)
+      if _takes_haiku_keywords(raw):
+        in_scope = _packing(in_scope)
+      setattr(cls, key, _with_life_cycle(raw, in_scope))
     cls._has_setup = any(
         'setup' in c.__dict__ for c in cls.__mro__
         if isinstance(c, LayerMeta) and '_is_base_layer' not in c.__dict__)

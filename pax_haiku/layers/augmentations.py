@@ -60,7 +60,9 @@ class MaskedLmDataAugmenter(base_layer.BaseLayer):
       return jax.random.uniform(self.next_prng_key(), inputs.shape) < probability
 
     total = self.mask_prob + self.random_prob + self.same_prob
-    chosen = jnp.logical_and(paddings == 0, chance(total))
+    tokens = 1 - jnp.asarray(paddings).astype(self.fprop_dtype)
+    replace = tokens * chance(total).astype(self.fprop_dtype)
+    chosen = replace > 0
     masked = chosen & chance(self.mask_prob / total)
     others = chosen & ~masked
     randomized = others & chance(self.random_prob / (total - self.mask_prob))
@@ -69,7 +71,7 @@ class MaskedLmDataAugmenter(base_layer.BaseLayer):
     )
     outputs = jnp.where(randomized, random_ids, inputs)
     outputs = jnp.where(masked, jnp.asarray(self.mask_token_id, inputs.dtype), outputs)
-    return outputs, chosen.astype(self.fprop_dtype)
+    return outputs, replace
 
 
 class TemporalShifting(base_layer.BaseLayer):

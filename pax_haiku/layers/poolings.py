@@ -283,7 +283,7 @@ class Pooling1D(base_layer.BaseLayer):
       outputs = _window_max(inputs, lowest, window, strides, 'SAME')
       if paddings is not None:
         zero = jnp.zeros((), outputs.dtype)
-        outputs = jnp.where(per_step(strided) > 0, zero, outputs)
+        outputs = jnp.where(per_step(strided) == 1, zero, outputs)
       return outputs, strided
     inputs = _as_floating(inputs)
     valid = jnp.ones((1, inputs.shape[1]), inputs.dtype)

@@ -146,6 +146,20 @@ def _confusion(labels, predictions, num_classes):
   return (counts / jnp.maximum(counts.sum(1, keepdims=True), 1))[None, :, :, None]
 
 
+def inverse_sqrt(peak: float, warm_up: int) -> optax.Schedule:
+  """Returns a learning rate that rises for `warm_up` steps, then falls as step^-1/2.
+
+  It does not depend on the number of steps to do: a run can be made longer afterwards.
+  The schedule of Vaswani et al. 2017, "Attention Is All You Need", equation 3.
+  """
+
+  def schedule(step):
+    step = jnp.maximum(step, 1)
+    return peak * jnp.minimum(step / warm_up, jnp.sqrt(warm_up / step))
+
+  return schedule
+
+
 @dataclasses.dataclass
 class Experiment:
   """What --config changes: a Pax config, and a config of an optax optimizer."""
@@ -164,14 +178,8 @@ def base() -> fdl.Config:
   )
   model.norm_tpl.decay = 0.95
   model.dropout_tpl.keep_prob = 1.0 - FLAGS.dropout
-  # No decay towards the last step: a longer run begins with the numbers of a shorter.
-  warm_up = fdl.Config(
-    optax.linear_schedule,
-    init_value=0.0,
-    end_value=FLAGS.learning_rate,
-    transition_steps=50,
-  )
-  optimizer = fdl.Config(optax.adamw, learning_rate=warm_up, weight_decay=1e-3)
+  schedule = fdl.Config(inverse_sqrt, peak=FLAGS.learning_rate, warm_up=50)
+  optimizer = fdl.Config(optax.adamw, learning_rate=schedule, weight_decay=1e-3)
   return fdl.Config(Experiment, model=model, optimizer=optimizer)
 
 
@@ -194,7 +202,8 @@ def make_task(config: fdl.Config) -> trainer.Task:
     return base_layer.instantiate(config.model)(**batch)
 
   training, held_out = load_digits()
-  rate = fdl.build(config.optimizer.learning_rate)
+  rate = config.optimizer.learning_rate
+  rate = fdl.build(rate) if isinstance(rate, fdl.Buildable) else rate
   return trainer.Task(
     forward=hk.transform_with_state(forward),
     optimizer=fdl.build(config.optimizer),
@@ -215,7 +224,8 @@ def main() -> int:
     return 0
   with config_flag.blaming(FLAGS.config):
     task = make_task(config)
-    jax.eval_shape(task.forward.init, jax.random.PRNGKey(0), task.batch_at(0))
+    if FLAGS.config:
+      trainer.check(task)
   options = run_flags.options({'config': config_flag.show(config)})
   result = trainer.train(task, options)
   if result.exit_code:

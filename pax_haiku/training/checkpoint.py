@@ -175,5 +175,6 @@ def _check(found, wanted, path) -> None:
     ]
     if problems:
       raise MismatchError(
-        f'the checkpoint {path} is of another model: ' + '; '.join(problems)
+        f'the checkpoint {path} is of another model; give the flags it was made with, '
+        'or another directory: ' + '; '.join(problems)
       )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
-from absl import app, flags
+from absl import app, flags, logging
 
 
 class UserError(Exception):
@@ -35,11 +35,15 @@ def _parse_flags(argv: Sequence[str]) -> list[str]:
     fail(f'{error} (--help lists the flags)')
   if rest:
     fail(f'unexpected argument {rest[0]!r}: flags are written --name=value')
+  if flags.FLAGS['verbosity'].using_default_value:
+    logging.set_verbosity(logging.WARNING)  # absl's own choice for programs is INFO
   return rest
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
   """Parses absl flags, calls `main()` and exits with what it returns (None is 0).
+
+  What libraries log is shown from warnings on; --verbosity=0 shows all.
 
   Exit codes: 2 for a wrong flag or a `UserError`, 1 for trouble with files, 130 when
   ctrl-C comes while nothing handles it; each with one line on stderr. Any other

@@ -17,6 +17,8 @@ from fiddle import absl_flags, printing
 
 from pax_haiku.training.cli import UserError, one_line
 
+flags.disclaim_key_flags()  # so that --help lists the flags with those of the trainer
+
 _BASE = ('config:', 'config_file:', 'config_str:')
 _COMMANDS = (*_BASE, 'set:', 'fiddler:')
 _PATH = re.compile(r'[A-Za-z_]\w*(\.[A-Za-z_]\w*|\[[^]]+\])*')

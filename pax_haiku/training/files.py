@@ -44,6 +44,8 @@ def writable_dir(path: str | os.PathLike, what: str = 'the directory') -> Path:
   Raises:
     UserError: It cannot be made or written.
   """
+  if not str(path):
+    raise UserError(f'{what} is empty; name a directory')
   directory = Path(path).expanduser().absolute()
   try:
     directory.mkdir(parents=True, exist_ok=True)

@@ -37,6 +37,8 @@ class Progress:
       initial=first,
       total=last,
       unit='step',
+      # Without tqdm's own rate: it counts compiling and evaluating, and updates only.
+      bar_format='{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]',
       dynamic_ncols=True,
       disable=not (sys.stderr.isatty() if show is None else show),
     )
@@ -64,9 +66,9 @@ class Progress:
       elapsed = max(now - then, 1e-9)
       self._examples_per_second = (step - before) * self._batch_size / elapsed
     self._mark = step, now
-    self._bar.set_postfix_str(
-      f'loss={loss:.4f}, {self._examples_per_second:,.0f} examples/s', refresh=False
-    )
+    speed = self._examples_per_second
+    shown = f'loss={loss:.4f}' + (f', {speed:,.0f} examples/s' if speed else '')
+    self._bar.set_postfix_str(shown, refresh=False)
     self._bar.update(step - self._bar.n)
 
   def pause(self) -> None:

@@ -4,6 +4,8 @@ from absl import flags
 
 from pax_haiku.training.trainer import Options
 
+flags.disclaim_key_flags()  # so that --help lists the flags with those of the trainer
+
 
 def define(
   *, steps: int, batch_size: int, learning_rate: float, log_dir: str, eval_interval: int
@@ -18,7 +20,10 @@ def define(
     'seed', 0, 'Determines weights, order of examples and dropout.', lower_bound=0
   )
   flags.DEFINE_string(
-    'log_dir', log_dir, 'Where checkpoints, TensorBoard files and curves go.'
+    'log_dir',
+    log_dir,
+    'Where checkpoints, TensorBoard files and curves go.',
+    allow_override=True,  # absl.logging has a flag of that name for log files
   )
   flags.DEFINE_integer(
     'log_interval', 10, 'Updates between two losses in the log.', lower_bound=1

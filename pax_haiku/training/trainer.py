@@ -122,6 +122,18 @@ def train(task: Task, options: Options) -> Result:
     return Result(end.step, run.metrics, 0)
 
 
+def check(task: Task) -> None:
+  """Traces one update without computing it; raises what is wrong with the task."""
+
+  def update(batch):
+    with learner.pax_context(do_eval=False):
+      state = train_state.init(task.forward, task.optimizer, 0, batch)
+    step = learner.make_train_step(task.forward, task.optimizer, task.loss_name)
+    return step(state, batch)
+
+  jax.eval_shape(update, task.batch_at(0))
+
+
 class _Run:
   """The hooks of a run and what they write to.
 

@@ -79,7 +79,7 @@ def test_all_mismatches_are_listed(toy, checkpoints):
   message = str(info.value)
   assert w.shape == (3, 1)
   for part in (
-    'checkpoints/0 is of another model: ',
+    'checkpoints/0 is of another model; give the flags it was made with',
     'params/new/b is missing in the checkpoint (the model has float32[1])',
     'params/linear/b is in the checkpoint (float32[1]) and not in the model',
     'params/linear/w is float32[3,1] in the checkpoint and float32[3,2] in the model',

@@ -43,6 +43,11 @@ def test_home_is_expanded(tmp_path, monkeypatch):
   assert files.writable_dir('~/runs') == tmp_path / 'runs'
 
 
+def test_no_name():
+  with pytest.raises(UserError, match='--log_dir is empty'):
+    files.writable_dir('', '--log_dir')
+
+
 def test_a_file_in_the_way(tmp_path):
   (tmp_path / 'file').touch()
   for path in (tmp_path / 'file', tmp_path / 'file' / 'below'):

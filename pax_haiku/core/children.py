@@ -219,22 +219,20 @@ class ChildrenMixin:
   def _create_shared(self, shared_id: str, params, skip_clone: bool):
     """The one layer of this id below the root; created by the first who asks."""
     run = self._run
-    key = (id(context.cur_jax_context()), shared_id)
+    jax_context = context.cur_jax_context()
+    key = (id(jax_context), shared_id)
     child = build_child(params, self, shared_id, skip_clone)
-    known = run.shared.get(key)
-    if known is not None:
-      if not compatible_hparams(known.hparams, child.hparams):
+    hparams = child.hparams
+    if key in run.shared:
+      known, known_hparams, _ = run.shared[key]
+      if not compatible_hparams(known_hparams, hparams):
         raise AssertionError(
             f'{self._describe()}: layers that share the weights {shared_id!r} have '
-            f'different configs:\n{known.hparams}\nand\n{child.hparams}')
+            f'different configs:\n{known_hparams}\nand\n{hparams}')
       return known
     module_name = f'{run.root_name}/{shared_id}'
-    if module_name in run.names:
-      raise errors.NameInUseError(
-          f'shared_weight_layer_id {shared_id!r} collides with a layer of that name '
-          f'below the root {run.root_name!r}.')
     child._bind_below(self, shared_id, module_name)
-    run.shared[key] = child
+    run.shared[key] = (child, hparams, jax_context)  # which keeps the id taken
     return child
 
   # -- Layers that are held, not created ---------------------------------------
@@ -242,7 +240,7 @@ class ChildrenMixin:
   def _freeze_fields(self):
     """Containers in fields become immutable; unbound layers in them get bound."""
     values = self.__dict__
-    for name in self._field_names:
+    for name in self._field_order:
       value = values.get(name)
       if value is None or type(value) in _NOTHING_TO_FREEZE or name == 'parent':
         continue
@@ -271,6 +269,8 @@ class ChildrenMixin:
     known = run.adopted.get(id(layer))
     if known is not None:
       return known[1]
+    if layer.__dict__.get('_keeps_name'):
+      name = layer.name
     twin = layer._unbound_copy()
     own = twin.__dict__
     own.update(inherited(self, own.get))

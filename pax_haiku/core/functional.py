@@ -8,7 +8,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from pax_haiku.core import constants, context, errors, interactive, rng, weights
+from pax_haiku.core import boxes, constants, context, errors, interactive, rng, weights
 from pax_haiku.core import run as run_lib
 from pax_haiku.core import variables as variables_lib
 from pax_haiku.core.metaclass import READY, UNBOUND, LayerMeta
@@ -140,9 +140,9 @@ def _mismatches(layer, variables, args, kwargs, method) -> str:
   lines = []
   for collection in (constants.PARAMS, constants.NON_TRAINABLE):
     want = {'/'.join((*p, n)): tuple(v.full_shape) for p, n, v in
-            variables_lib._walk(expected.get(collection, {}))}
+            variables_lib.walk(expected.get(collection, {}))}
     have = {'/'.join((*p, n)): jnp.shape(v) for p, n, v in
-            variables_lib._walk(variables.get(collection, {}))}
+            variables_lib.walk(variables.get(collection, {}))}
     lines += [f'  missing {collection}/{k} {want[k]}' for k in want if k not in have]
     lines += [f'  extra   {collection}/{k} {have[k]}' for k in have if k not in want]
     lines += [f'  shape   {collection}/{k}: expected {want[k]}, found {have[k]}'
@@ -178,11 +178,22 @@ class FunctionalMixin:
 
   def init_with_output(self, rngs, *args, method=None,
                        mutable=_ALL_BUT_INTERMEDIATES, **kwargs):
-    """As `init`, but returns (output, variables); more collections by default."""
+    """As `init`, but returns (output, variables).
+
+    By default all collections but `intermediates`; variables come as `BoxedParam`s.
+    """
     self._require_unbound('init_with_output')
+    metadata: dict = {}
     output, variables, _ = run_init(
-        self, rngs, args, kwargs, method=method, mutable=mutable)
-    return output, variables
+        self, rngs, args, kwargs, method=method, mutable=mutable, metadata=metadata)
+    boxed: dict = {}
+    for collection, tree in variables.items():
+      for path, name, value in variables_lib.walk(tree):
+        declared = metadata.get((collection, path, name))
+        if declared is not None:
+          value = boxes.BoxedParam(value, declared)
+        variables_lib.insert(boxed.setdefault(collection, {}), path, name, value)
+    return output, boxed
 
   def apply(self, variables: Mapping[str, Any], *args, rngs=None, method=None,
             mutable=False, capture_intermediates=False, **kwargs):
@@ -216,6 +227,11 @@ class FunctionalMixin:
       asked = is_mutable
       is_mutable = lambda c: c == constants.INTERMEDIATES or asked(c)  # noqa: E731
     rngs = {} if rngs is None else rng.check_rngs(rngs)
+    if is_mutable(constants.PARAMS) and not any(variables.values()):
+      output, updated, _ = run_init(
+          self, rngs, args, kwargs, method=method, mutable=mutable,
+          capture_intermediates=capture_intermediates)
+      return output, updated
     run = run_lib.Run(initializing=False, rngs=rngs, is_mutable=is_mutable)
     function = as_function(self, method)
 
@@ -324,12 +340,12 @@ class FunctionalMixin:
     for collection, tree in shapes.items():
       if collection == 'params_axes':
         continue
-      for path, name, leaf in variables_lib._walk(tree):
+      for path, name, leaf in variables_lib.walk(tree):
         declared = metadata.get((collection, path, name))
         if declared is None:
           declared = jax.tree.map(
               lambda x: weights.WeightHParams(list(x.shape), dtype=x.dtype), leaf)
-        variables_lib._insert(out.setdefault(collection, {}), path, name, declared)
+        variables_lib.insert(out.setdefault(collection, {}), path, name, declared)
     return out
 
   def abstract_init_with_mdl_config(self, *args, do_eval: bool = False, method=None,
@@ -346,7 +362,7 @@ class FunctionalMixin:
     out: dict = {}
     for path, layer in run.set_up.items():
       if layer._phase == READY:
-        variables_lib._insert(out, path, '_hparams', _without_sublayers(layer))
+        variables_lib.insert(out, path, '_hparams', _without_sublayers(layer))
     return out
 
 

@@ -6,7 +6,7 @@ layer that is meant.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import haiku as hk
@@ -14,6 +14,7 @@ import haiku as hk
 from pax_haiku.core import constants
 from pax_haiku.core import run as run_lib
 from pax_haiku.core import variables as variables_lib
+from pax_haiku.core.frozen import FrozenDict
 from pax_haiku.core.metaclass import LayerMeta, nowrap
 
 # Helpers of BaseLayer that need a bound layer.
@@ -83,8 +84,12 @@ class Node:
   def _wrap(self, value, steps):
     if isinstance(type(value), LayerMeta):
       return _handle(value, Node(self.scope, steps))
-    if isinstance(value, tuple) and any(isinstance(type(v), LayerMeta) for v in value):
+    if isinstance(value, list | tuple) and any(
+        isinstance(type(v), LayerMeta) for v in value):
       return tuple(self._wrap(v, (*steps, (i,))) for i, v in enumerate(value))
+    if isinstance(value, Mapping) and any(
+        isinstance(type(v), LayerMeta) for v in value.values()):
+      return FrozenDict({k: self._wrap(v, (*steps, (k,))) for k, v in value.items()})
     return value
 
   def unbind(self):
@@ -133,7 +138,8 @@ def _handle_class(cls: LayerMeta) -> type:
 def _handle(layer, node: Node):
   handle = object.__new__(_handle_class(type(layer)))
   own = layer.__dict__
-  handle.__dict__.update({f: own[f] for f in layer._field_names if f in own})
+  for name in layer._field_names & own.keys():
+    handle.__dict__[name] = node._wrap(own[name], (*node.steps, name))
   handle.__dict__['_interactive'] = node
   return handle
 

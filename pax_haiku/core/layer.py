@@ -128,7 +128,8 @@ class BaseLayer(
   _compact_depth = 0
 
   def __post_init__(self):
-    if self.fprop_dtype is None:
+    # In a setup the parent-to-be still has a say, see ChildrenMixin._adopt_layer.
+    if self.fprop_dtype is None and not run_lib.in_setup():
       self.__dict__['fprop_dtype'] = self.dtype
 
   def __pax_built__(self):
@@ -186,13 +187,9 @@ class BaseLayer(
 
   def __repr__(self):
     fields = ', '.join(
-        f'{name}={self.__dict__.get(name)!r}' for name in self._field_order()
+        f'{name}={self.__dict__.get(name)!r}' for name in self._field_order
         if name != 'parent' and not self._is_default(name))
     return f'{type(self).__name__}({fields})'
-
-  @classmethod
-  def _field_order(cls):
-    return cls.__dataclass_fields__
 
   def _is_default(self, name: str) -> bool:
     value = self.__dict__.get(name)
@@ -252,6 +249,11 @@ class BaseLayer(
     """
     self._check_name(name)
     run = parent._run
+    if module_name in run.names:
+      raise errors.NameInUseError(
+          f'{parent._describe()}: there is a layer {module_name!r} already, so a layer '
+          f'named {name!r} cannot be created here (a shared_weight_layer_id is the '
+          'name of a layer below the root).')
     values = self.__dict__
     for key, value in run.module_attributes:
       values[key] = value if isinstance(value, _IMMUTABLE) else type(value)()
@@ -274,6 +276,9 @@ class BaseLayer(
     values['_non_trainables'] = {}
     values['_children'] = {}
     values['_opened'] = set()
+    values['_compact_depth'] = 0
+    if self.fprop_dtype is None:
+      values['fprop_dtype'] = self.dtype
     if run.initializing:
       run.names[self.module_name] = self
 

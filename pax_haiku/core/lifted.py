@@ -17,6 +17,7 @@ import jax.numpy as jnp
 
 from pax_haiku.core import boxes, constants
 from pax_haiku.core import run as run_lib
+from pax_haiku.core import variables as variables_lib
 from pax_haiku.core.weights import WeightHParams
 
 Flat = dict[str, dict[str, Any]]  # {module: {name: value}}
@@ -47,12 +48,8 @@ def stacked_metadata(hparams: WeightHParams, prefix: Sequence[int],
 
 def map_variables(function: Callable[[Any], Any], state: Flat) -> Flat:
   """Applies `function` to plain variables; buckets stay as they are."""
-  return {m: {k: v if _is_bucket(k) else jax.tree.map(function, v)
+  return {m: {k: v if variables_lib.is_bucket(k) else jax.tree.map(function, v)
               for k, v in bundle.items()} for m, bundle in state.items()}
-
-
-def _is_bucket(name: str) -> bool:
-  return name in run_lib.BUCKETS or name.startswith('@')
 
 
 def _changed(before: Flat, after: Flat) -> Flat:
@@ -292,7 +289,7 @@ class Stacking:
 
 
 def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
-         write=None):
+         write=None, ignore=()):
   """`jax.lax.scan` over iterations of a child, each with its slice of the variables.
 
   Args:
@@ -304,6 +301,7 @@ def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
     stacking: layout of the variables.
     checkpoint: wraps the body (rematerialisation); None: no rematerialisation.
     write: called with the changed state in place of `Lifted.write`.
+    ignore: buckets of the state that the iterations do not see.
 
   Returns:
     (last carry, stacked ys).
@@ -336,7 +334,7 @@ def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
     iterations = (scanned, xs)
   else:
     params, before = lifted.read()
-    state = without_buckets(before, run_lib.FRESH_BUCKETS)
+    state = without_buckets(before, (*run_lib.FRESH_BUCKETS, *ignore))
     iterations = (stacking.flatten(params), map_variables(stacking.flatten, state),
                   scanned, xs)
     body_once = apply_body  # jax.checkpoint would remember the first trace

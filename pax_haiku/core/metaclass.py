@@ -79,15 +79,17 @@ _HAIKU_KEYWORDS = frozenset({'method_name', 'bound_method', 'orig_class'})
 
 
 def _takes_haiku_keywords(raw) -> bool:
-  return not _HAIKU_KEYWORDS.isdisjoint(inspect.signature(raw).parameters)
+  parameters = inspect.signature(raw).parameters
+  return not _HAIKU_KEYWORDS.isdisjoint(parameters) or any(
+      p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _unpacking(raw):
-  """`raw` with its keyword arguments as one dict, which Haiku cannot mistake."""
+  """`raw`, also taking its keyword arguments as one dict that Haiku cannot mistake."""
 
   @functools.wraps(raw)
-  def unpack(self, *args, pax_kwargs):
-    return raw(self, *args, **pax_kwargs)
+  def unpack(self, *args, pax_kwargs=None, **kwargs):
+    return raw(self, *args, **(pax_kwargs or kwargs))
 
   return unpack
 
@@ -97,6 +99,8 @@ def _packing(in_scope):
 
   @functools.wraps(in_scope)
   def pack(self, *args, **kwargs):
+    if _HAIKU_KEYWORDS.isdisjoint(kwargs):
+      return in_scope(self, *args, **kwargs)
     return in_scope(self, *args, pax_kwargs=kwargs)
 
   return pack
@@ -122,8 +126,7 @@ def _with_life_cycle(raw, in_scope):
     in_scope: the same, wrapped by Haiku: enters the module's name scope.
   """
   is_compact = getattr(raw, '_pax_compact', False)
-  sets_up_inside = (raw.__name__ == '__call__' and not is_compact
-                    and not _takes_haiku_keywords(raw))
+  sets_up_inside = raw.__name__ == '__call__' and not is_compact
 
   @functools.wraps(raw)
   def method(self, *args, **kwargs):
@@ -163,10 +166,12 @@ class LayerMeta(type(hk.Module)):
           hk.transparent(value)
         elif key not in _NO_LIFE_CYCLE and not getattr(value, '_pax_nowrap', False):
           raw_methods[key] = value
+          inner = value
+          if key == '__call__' and not getattr(value, '_pax_compact', False):
+            inner = _setting_up(inner)
           if _takes_haiku_keywords(value):
-            namespace[key] = _unpacking(value)
-          elif key == '__call__' and not getattr(value, '_pax_compact', False):
-            namespace[key] = _setting_up(value)
+            inner = _unpacking(inner)
+          namespace[key] = inner
     cls = super().__new__(mcs, name, bases, namespace, **kwargs)
     cls = dataclasses.dataclass(repr=False, eq=False)(cls)
     for key, raw in raw_methods.items():
@@ -178,7 +183,8 @@ class LayerMeta(type(hk.Module)):
         'setup' in c.__dict__ for c in cls.__mro__
         if isinstance(c, LayerMeta) and '_is_base_layer' not in c.__dict__)
     fields = [f for f in dataclasses.fields(cls) if f.init]
-    cls._field_names = frozenset(f.name for f in dataclasses.fields(cls))
+    cls._field_order = tuple(f.name for f in dataclasses.fields(cls))
+    cls._field_names = frozenset(cls._field_order)
     cls._plain_defaults = {f.name: f.default for f in fields
                            if f.default is not dataclasses.MISSING}
     cls._default_factories = {f.name: f.default_factory for f in fields
@@ -201,6 +207,8 @@ class LayerMeta(type(hk.Module)):
           '`layer_p.Instantiate()` or `instantiate(layer_p)`; pass fields by keyword.')
     cls.__init__(layer, *args, **kwargs)
     if not pax_fiddle.is_building():
+      if run_lib.in_setup() and layer.name is not None:
+        layer.__dict__['_keeps_name'] = True  # when it is adopted
       layer = layer.__pax_built__()
     return layer
 

@@ -25,7 +25,8 @@ class QuantizationMixin:
     for collection, table in ((constants.PARAMS, self._weights),
                               (constants.NON_TRAINABLE, self._non_trainables)):
       for name in table:
-        out.setdefault(collection, {})[name] = self.get_variable(collection, name)
+        if self.has_variable(collection, name):
+          out.setdefault(collection, {})[name] = self.get_variable(collection, name)
     return _with_children(out, children, 'quantize_weight')
 
   def quantized_partition_specs(self) -> dict[str, Any]:
@@ -35,6 +36,8 @@ class QuantizationMixin:
     for collection, table in ((constants.PARAMS, self._weights),
                               (constants.NON_TRAINABLE, self._non_trainables)):
       for name, declared in table.items():
+        if not self.has_variable(collection, name):
+          continue
         hparams = declared.hparams
         mapping = hparams.tensor_split_dims_mapping or [None] * len(hparams.shape)
         out.setdefault(collection, {})[name] = boxes.BoxedPartitionSpec(
@@ -45,5 +48,6 @@ class QuantizationMixin:
 def _with_children(out, children, method: str):
   for name, child in children:
     for collection, tree in getattr(child, method)().items():
-      out.setdefault(collection, {})[name] = tree
+      if tree:
+        out.setdefault(collection, {})[name] = tree
   return out

@@ -55,7 +55,7 @@ class Run:
     prefix: path of the root layer as the streams see it.
     metadata: when a dict, create_variable records {(collection, path, name):
       WeightHParams} in it.
-    shared: {(context id, shared_weight_layer_id): layer}.
+    shared: {(context id, shared_weight_layer_id): (layer, its config, context)}.
     adopted: {id(unbound layer): (unbound layer, bound layer)}.
   """
 

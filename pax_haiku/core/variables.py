@@ -27,7 +27,12 @@ def _collection_of(entry: str) -> str | None:
   return entry[1:] if entry.startswith('@') else None
 
 
-def _insert(tree: dict, path: tuple[str, ...], name: str, value):
+def is_bucket(entry: str) -> bool:
+  """Whether a state entry is a bucket rather than a variable."""
+  return _collection_of(entry) is not None
+
+
+def insert(tree: dict, path: tuple[str, ...], name: str, value):
   for part in path:
     tree = tree.setdefault(part, {})
   tree[name] = value
@@ -69,25 +74,25 @@ def to_pax(params: Mapping[str, Mapping[str, Any]],
   for module, bundle in params.items():
     for name, value in bundle.items():
       tree = out.setdefault(constants.PARAMS, {})
-      _insert(tree, _path(module, root), name, value)
+      insert(tree, _path(module, root), name, value)
   for module, bundle in state.items():
     path = _path(module, root)
     for entry, value in bundle.items():
       collection = _collection_of(entry)
       if collection is None:
-        _insert(out.setdefault(_STATE_COLLECTION, {}), path, entry, value)
+        insert(out.setdefault(_STATE_COLLECTION, {}), path, entry, value)
         continue
       for name, item in value.items():
-        _insert(out.setdefault(collection, {}), path, name, item)
+        insert(out.setdefault(collection, {}), path, name, item)
   return sort_keys(out)
 
 
 
 
-def _walk(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
+def walk(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
   for name, value in tree.items():
     if isinstance(value, Mapping):
-      yield from _walk(value, (*path, name))
+      yield from walk(value, (*path, name))
     else:
       yield path, name, value
 
@@ -102,7 +107,7 @@ def to_haiku(variables: Mapping[str, Any], *, root: str) -> tuple[dict, dict]:
   params: dict[str, dict[str, Any]] = {}
   state: dict[str, dict[str, Any]] = {}
   for collection, tree in boxes.maybe_unbox_value(dict(variables)).items():
-    for path, name, value in _walk(tree):
+    for path, name, value in walk(tree):
       module = '/'.join((root, *path))
       if collection == constants.PARAMS:
         params.setdefault(module, {})[name] = value

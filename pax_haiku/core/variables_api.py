@@ -6,8 +6,9 @@ per module, so they cannot collide with variables.
 """
 
 import dataclasses
+import dis
 import functools
-import operator
+import sys
 from typing import Any, NamedTuple
 
 import haiku as hk
@@ -28,6 +29,8 @@ from pax_haiku.core import variables as variables_lib
 from pax_haiku.core.metaclass import IN_SETUP
 from pax_haiku.core.weights import WeightHParams, WeightHParamsCollection
 
+_POP_TOP = dis.opmap['POP_TOP']
+
 
 class Theta:
   """Trainable variables of one layer, by attribute or by item."""
@@ -43,43 +46,17 @@ class Theta:
   __getitem__ = __getattr__
 
 
-class Deferred:
-  """What `create_variable` returns in `apply`: the value, read when first used.
+def _is_dropped(frame) -> bool:
+  """Whether the code that runs in `frame` drops the result of its present call.
 
-  Almost no code looks at it, and reading the variable would cost every layer a second
-  call of `hk.get_parameter` (and of the custom getters behind it).
+  `create_variable` returns a value that nearly no code looks at, and reading it costs
+  every layer a second `hk.get_parameter`, custom getters and casts included. The
+  instruction after the call tells: POP_TOP, with cache entries (0) in between.
   """
-
-  __slots__ = ('_read',)
-
-  def __init__(self, read):
-    self._read = read
-
-  def __jax_array__(self):
-    return self._read()
-
-  def __array__(self, *args, **kwargs):
-    return self._read().__array__(*args, **kwargs)
-
-  def __getattr__(self, name: str):
-    return getattr(self._read(), name)
-
-  def __getitem__(self, index):
-    return self._read()[index]
-
-
-def _forward_operators():
-  for name in ('add', 'sub', 'mul', 'truediv', 'floordiv', 'mod', 'pow', 'matmul',
-               'and', 'or', 'xor', 'lt', 'le', 'gt', 'ge', 'eq', 'ne'):
-    op = getattr(operator, f'__{name}__')
-    setattr(Deferred, f'__{name}__', lambda a, b, op=op: op(a._read(), b))
-    setattr(Deferred, f'__r{name}__', lambda a, b, op=op: op(b, a._read()))
-  for name in ('neg', 'pos', 'abs', 'invert'):
-    op = getattr(operator, f'__{name}__')
-    setattr(Deferred, f'__{name}__', lambda a, op=op: op(a._read()))
-
-
-_forward_operators()
+  code, at = frame.f_code.co_code, frame.f_lasti + 2
+  while at < len(code) and code[at] == 0:
+    at += 2
+  return at < len(code) and code[at] == _POP_TOP
 
 
 class Declared(NamedTuple):
@@ -132,7 +109,7 @@ class VariablesMixin:
     run = self._run
     read = functools.partial(self._read_theta if trainable else self.get_var, name)
     if not run.initializing:
-      return Deferred(read)
+      return None if _is_dropped(sys._getframe(1)) else read()
     if run.metadata is not None:
       run.metadata[(collection, self.path, name)] = hparams
     get = hk.get_parameter if trainable else hk.get_state
@@ -140,14 +117,14 @@ class VariablesMixin:
     return read()
 
   def _check_variable_name(self, name: str, trainable: bool, table):
+    if name in self.__dict__ or hasattr(type(self), name):
+      raise AttributeError(
+          f'{self._describe()}: can not create a new variable named {name!r}, the '
+          f'layer already has a field, method, child or attribute of that name.')
     if name in table or name in self._children:
       raise errors.NameInUseError(
           f'{self._describe()}: the name {name!r} is in use already, by a '
           f'{"child" if name in self._children else "variable"}.')
-    if name in self.__dict__ or hasattr(type(self), name):
-      raise AttributeError(
-          f'{self._describe()}: can not create a new variable named {name!r}, the '
-          f'layer already has a field, method or attribute of that name.')
     if not trainable and (name in run_lib.BUCKETS or name.startswith('@')):
       raise ValueError(
           f'{self._describe()}: {name!r} is reserved and cannot be the name of a '
@@ -183,7 +160,10 @@ class VariablesMixin:
                      shape, dtype):
     """Initializer given to Haiku; draws this layer's next `params` key."""
     run = self._run
-    if not run.initializing:
+    creates = run.initializing or (
+        collection == constants.NON_TRAINABLE and not run.native
+        and run.is_mutable(collection))
+    if not creates:
       self._refuse_missing(name, collection)
     if tuple(shape) != tuple(hparams.shape) or dtype != hparams.dtype:
       hparams = dataclasses.replace(
@@ -199,7 +179,9 @@ class VariablesMixin:
   def _refuse_missing(self, name: str, collection: str):
     held = (hk.get_params() if collection == constants.PARAMS
             else hk.get_current_state())
-    error = (errors.ScopeParamNotFoundError if held
+    held = {m: [n for n in b if not variables_lib.is_bucket(n)]
+            for m, b in held.items()}
+    error = (errors.ScopeParamNotFoundError if any(held.values())
              else errors.ScopeCollectionNotFound)
     found = sorted(held.get(self.module_name, ()))
     raise error(

@@ -165,7 +165,8 @@ class Repeat(base_layer.BaseLayer):
         body, (inputs, *args) if carried else inputs, extra,
         checkpoint=functools.partial(
             jax.checkpoint, policy=policy, prevent_cse=False),
-        write=self._write_unrolled if self.unroll_in_decode else None)
+        write=self._write_unrolled if self.unroll_in_decode else None,
+        ignore=_CACHES if self.unroll_in_decode else ())
     if self.return_intermediate_outputs:
       return stacked
     if self.collect_intermediate_outputs:

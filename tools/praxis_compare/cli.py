@@ -1,5 +1,6 @@
 """Command lines of the comparison tools: a wrong one is one line and exit status 2."""
 
+import signal
 import sys
 from collections.abc import Callable
 
@@ -13,6 +14,8 @@ def run(main: Callable[[], int]) -> None:
   """
   name = sys.argv[0].rpartition('/')[2]
   app.define_help_flags()
+  # So that a stopped comparison stops its two processes: `finally` clauses run.
+  signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
   try:
     rest = flags.FLAGS(sys.argv)
     if len(rest) > 1:

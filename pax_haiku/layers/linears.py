@@ -93,7 +93,16 @@ class Linear(base_layer.BaseLayer):
     self.create_child('einsum', self.einsum_tpl)
 
   def __call__(self, inputs: JTensor) -> JTensor:
-    """Maps `[..., input_dims]` to `[..., output_dims]`; the inputs are not cast."""
+    """Maps `[..., input_dims]` to `[..., output_dims]`; the inputs are not cast.
+
+    Raises:
+      ValueError: the last axis of the inputs has another length.
+    """
+    if inputs.shape[-1:] != (self.input_dims,):
+      raise ValueError(
+        f'{describe(self)}: expected inputs [..., {self.input_dims}] (input_dims), got '
+        f'shape {inputs.shape}.'
+      )
     outputs = self.einsum('...y,yz->...z', inputs, self.theta.w)
     mapping = _output_mapping(self.activation_split_dims_mapping, outputs.ndim)
     return base_layer.maybe_shard(outputs, mapping, self.mesh_axis_names)

@@ -1,0 +1,1 @@
+"""Random layer trees, built by pax_haiku and by the real Praxis, and compared."""

@@ -1,0 +1,88 @@
+"""A finding as a regression test: the tree, and Praxis's numbers as literals.
+
+The test needs no Praxis: `differences(TREE, EXPECTED)` runs pax_haiku alone.
+"""
+
+import pprint
+from typing import Any
+
+import numpy as np
+from praxis_compare import store
+
+from praxis_fuzz import build, compare
+
+TEMPLATE = '''"""{title}
+
+Found by tools/fuzz_praxis.py; the expected numbers are those of Praxis {version}.
+"""
+
+from praxis_fuzz import paste
+
+TREE = {tree}
+EXPECTED = {expected}
+
+
+def test_{name}():
+  assert paste.differences(TREE, EXPECTED) == []
+'''
+
+
+def _literal(results: store.Results, ref: dict[str, Any]) -> Any:
+  if 'repr' in ref:
+    return ref
+  return {'dtype': ref['dtype'], 'shape': ref['shape'],
+          'values': results.array(ref).reshape(-1).tolist()}
+
+
+def _from_literal(writer: store.Writer, value: Any) -> Any:
+  if 'repr' in value:
+    return value
+  stored = 'float32' if value['dtype'] == 'bfloat16' else value['dtype']
+  array = np.array(value['values'], stored).reshape(value['shape'])
+  return {**writer.ref(array), 'dtype': value['dtype']}
+
+
+def expected(tree: dict[str, Any], judge: store.Results) -> dict[str, Any]:
+  """All that the judge computed for `tree`, as plain data."""
+  case = build.case(tree)
+  result = judge.cases[case.name]['dtypes'][case.dtypes[0]]
+  out: dict[str, Any] = {'error': result.get('error')}
+  if 'init' in result:
+    out['init'] = {k: _literal(judge, r) for k, r in result['init'].items()}
+  out['modes'] = {
+      mode: {section: {k: _literal(judge, r) for k, r in entries.items()}
+             for section, entries in sections.items() if entries}
+      for mode, sections in result['modes'].items()}
+  return out
+
+
+def results(tree: dict[str, Any], wanted: dict[str, Any]) -> store.Results:
+  """The judge's results, from `expected`."""
+  case, writer = build.case(tree), store.Writer()
+  sections = ('outputs', 'grads', 'state', 'summaries', 'aux_loss', 'extra')
+  done: dict[str, Any] = {'modes': {
+      mode: {s: {k: _from_literal(writer, v) for k, v in found.get(s, {}).items()}
+             for s in sections} for mode, found in wanted['modes'].items()}}
+  if wanted.get('error'):
+    done['error'] = wanted['error']
+  if 'init' in wanted:
+    done['init'] = {k: _from_literal(writer, v) for k, v in wanted['init'].items()}
+  return store.from_writer(
+      writer, {'cases': {case.name: {'dtypes': {case.dtypes[0]: done}}}})
+
+
+def differences(tree: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+  """What pax_haiku computes otherwise than `wanted`, one line each."""
+  ours = build.run(build.Side('pax_haiku'), tree)
+  verdict = compare.judge(tree, ours, results(tree, wanted))
+  return [f'{r.mode} {r.section}: {r.note}' for r in verdict.failed]
+
+
+def test_source(tree: dict[str, Any], judge: store.Results, name: str, title: str,
+                version: str = '1.4.0') -> str:
+  """A file for tests/regressions/, ready to paste."""
+  def text(value: Any) -> str:
+    return pprint.pformat(value, indent=1, width=86, sort_dicts=False, compact=True)
+
+  return TEMPLATE.format(title=title, name=name, version=version, tree=text(tree),
+                         expected=text(expected(tree, judge)))

@@ -30,6 +30,7 @@ from pax_haiku.core.metaclass import IN_SETUP
 from pax_haiku.core.weights import WeightHParams, WeightHParamsCollection
 
 _POP_TOP = dis.opmap['POP_TOP']
+_CALLS = frozenset(dis.opmap[n] for n in ('CALL', 'CALL_KW') if n in dis.opmap)
 
 
 class Theta:
@@ -51,9 +52,15 @@ def _is_dropped(frame) -> bool:
 
   `create_variable` returns a value that nearly no code looks at, and reading it costs
   every layer a second `hk.get_parameter`, custom getters and casts included. The
-  instruction after the call tells: POP_TOP, with cache entries (0) in between.
+  instruction after the call tells: POP_TOP, with cache entries (0) in between. A call
+  of less than two arguments is another's, as in `found.extend(map(create, ...))`.
   """
-  code, at = frame.f_code.co_code, frame.f_lasti + 2
+  code, at = frame.f_code.co_code, frame.f_lasti
+  while code[at] == 0:
+    at -= 2
+  if code[at] not in _CALLS or code[at + 1] < 2:
+    return False
+  at += 2
   while at < len(code) and code[at] == 0:
     at += 2
   return at < len(code) and code[at] == _POP_TOP

@@ -3,6 +3,7 @@
 Expected values are Pax's rules, or were seen in the real Praxis.
 """
 
+import functools
 from typing import Any
 
 import haiku as hk
@@ -244,6 +245,29 @@ def test_returned_value_can_be_used(use, expected):
   variables = layer.init(KEY)
   np.testing.assert_array_equal(layer.apply(variables), expected)
   assert layer.apply(variables, method='late') == 3.0
+
+
+def test_returned_value_reaches_whoever_keeps_it():
+  one = constant(1.0, ())
+
+  class Keeping(BaseLayer):
+    def made(self, name):
+      return self.create_variable(name, one)
+
+    def setup(self):
+      found = [self.made('a'), *[self.create_variable(n, one) for n in 'bc']]
+      found.append(self.create_variable('d', one))
+      (e := self.create_variable('e', one))
+      found += [e, functools.partial(self.create_variable, 'f', one)()]
+      found.extend(map(self.create_variable, 'gh', [one, one]))
+      self.create_variable('dropped', one)
+      self.found = {'items': found, 'one': self.create_variable('i', one) + 0}
+
+    def __call__(self):
+      return sum(self.found['items']) + self.found['one']
+
+  layer = Keeping(name='k')
+  assert layer.apply(layer.init(KEY)) == 9.0
 
 
 def test_returned_value_is_cast():

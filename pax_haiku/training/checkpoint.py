@@ -85,7 +85,7 @@ class Checkpointer:
         f'{self.directory} holds no checkpoint'
         + (f' of step {step}, only of {sorted(steps)}' if steps else '')
       )
-    like = jax.eval_shape(lambda: like) if _is_concrete(like) else like
+    like = jax.tree.map(_described, like)
     stored_like = _stored(like)
     try:
       metadata = self._manager.item_metadata(step)
@@ -102,8 +102,15 @@ class Checkpointer:
     return _with_recomputed(restored, like)
 
 
-def _is_concrete(tree) -> bool:
-  return any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(tree))
+def _described(x) -> jax.ShapeDtypeStruct:
+  """Returns shape, dtype and place of an array; the first device if it has none.
+
+  A place is always given: else orbax takes the one that the array was saved from, which
+  this machine may not have.
+  """
+  place = getattr(x, 'sharding', None)
+  place = place or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place)
 
 
 def _stored(state: TrainState) -> TrainState:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import haiku as hk
+
 from pax_haiku.core import boxes, constants, sharding
 
 
@@ -25,8 +27,7 @@ class QuantizationMixin:
     for collection, table in ((constants.PARAMS, self._weights),
                               (constants.NON_TRAINABLE, self._non_trainables)):
       for name in table:
-        if self.has_variable(collection, name):
-          out.setdefault(collection, {})[name] = self.get_variable(collection, name)
+        out.setdefault(collection, {})[name] = self.get_variable(collection, name)
     return _with_children(out, children, 'quantize_weight')
 
   def quantized_partition_specs(self) -> dict[str, Any]:
@@ -36,8 +37,6 @@ class QuantizationMixin:
     for collection, table in ((constants.PARAMS, self._weights),
                               (constants.NON_TRAINABLE, self._non_trainables)):
       for name, declared in table.items():
-        if not self.has_variable(collection, name):
-          continue
         hparams = declared.hparams
         mapping = hparams.tensor_split_dims_mapping or [None] * len(hparams.shape)
         out.setdefault(collection, {})[name] = boxes.BoxedPartitionSpec(
@@ -47,7 +46,16 @@ class QuantizationMixin:
 
 def _with_children(out, children, method: str):
   for name, child in children:
+    if not _holds_variables(child):
+      continue
     for collection, tree in getattr(child, method)().items():
       if tree:
         out.setdefault(collection, {})[name] = tree
   return out
+
+
+def _holds_variables(layer) -> bool:
+  """Whether the variables given have any of the layer or of what lies below it."""
+  own, below = layer.module_name, layer.module_name + '/'
+  return any(module == own or module.startswith(below)
+             for held in (hk.get_params(), hk.get_current_state()) for module in held)

@@ -622,6 +622,7 @@ def test_quantize_weight_by_default_changes_nothing():
       self.create_variable('g', constant(1.0, tensor_split_dims_mapping=['a']))
       self.create_child('a', Config(Mixed))
       self.create_child('unused', Config(Mixed))
+      self.create_child('reading', Config(Returning, use=lambda w, n: w + n))
 
     def __call__(self, x):
       return self.a(self.inst(x)) * self.theta.g

@@ -147,4 +147,6 @@ def _handle(layer, node: Node):
 def bind(layer, variables, rngs, is_mutable):
   """See `BaseLayer.bind`."""
   scope = Scope(layer, variables, rngs, is_mutable)
-  return _handle(layer, Node(scope, ()))
+  bound: list = []
+  scope.run((), bound.append)  # whose fields hold their layers under their new names
+  return _handle(bound[0], Node(scope, ()))

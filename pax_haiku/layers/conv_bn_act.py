@@ -1,6 +1,5 @@
 """Convolution, batch normalization and activation in one layer."""
 
-import jax
 import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle, py_utils, pytypes
@@ -65,14 +64,10 @@ class ConvBNActWithPadding(ConvBNAct):
   def _output_paddings(self, paddings: JTensor, length: int) -> JTensor:
     stride = self.filter_stride[0]
     if self.padding == 'VALID':
-      return jax.lax.reduce_window(
-        paddings,
-        init_value=jnp.array(jnp.inf, paddings.dtype),
-        computation=jax.lax.min,
-        window_dimensions=(1, self.filter_shape[0]),
-        window_strides=(1, stride),
-        padding='VALID',
-      )
+      taps = self.filter_shape[0]
+      end = paddings.shape[1] - taps + 1
+      windows = [paddings[:, i : i + end : stride] for i in range(taps)]
+      return jnp.min(jnp.stack(windows), axis=0)
     if self.compat_with_lingvo:
       kept = paddings[:, stride - 1 :: stride]
       return jnp.pad(kept, [(0, 0), (0, length - kept.shape[1])], constant_values=1.0)

@@ -1,5 +1,7 @@
 """Builds one layer and runs it in training or evaluation, with everything it writes."""
 
+import dataclasses
+
 import haiku as hk
 import jax
 import jax.numpy as jnp
@@ -40,6 +42,40 @@ def run(cls, *args, do_eval=False, call=None, **fields):
   layer, call = build(cls, **fields), call or {}
   variables = init(layer, *args, do_eval=do_eval, **call)
   return apply(layer, variables, *args, do_eval=do_eval, **call)[0]
+
+
+def _fields(cls):
+  """`{name: default}` of a layer class, less the fields of BaseLayer."""
+  config, result = pax_fiddle.Config(cls), {}
+  base = {field.name for field in dataclasses.fields(base_layer.BaseLayer)}
+  for field in dataclasses.fields(cls):
+    if field.name not in base:
+      try:
+        value = getattr(config, field.name)
+      except ValueError:  # A factory of something that configs don't expand.
+        value = field.default_factory()
+      if isinstance(value, pax_fiddle.Config):
+        value = value.cls.__name__
+      elif isinstance(value, base_layer.WeightInit):
+        value = f'{value.method} {value.scale}'
+      result[field.name] = value
+  return result
+
+
+def added_fields(cls, base_name):
+  """What `cls` adds to its base class of that name, as text like `'dim=0, a=None'`."""
+  (base,) = (c for c in cls.__mro__ if c.__name__ == base_name)
+  inherited = {} if base is base_layer.BaseLayer else _fields(base)
+  ours = _fields(cls)
+  assert inherited.items() <= ours.items()
+  added = [f'{k}={v!r}' for k, v in ours.items() if k not in inherited]
+  for kind in ('WeightSharding', 'ActivationSharding'):
+    old = [f.name for f in dataclasses.fields(getattr(base, kind))]
+    new = [f.name for f in dataclasses.fields(getattr(cls, kind))]
+    if new != old:
+      assert new[: len(old)] == old
+      added.append(f'{kind}={"/".join(new[len(old) :])}')
+  return ', '.join(added)
 
 
 def noise(*shape, seed=0):

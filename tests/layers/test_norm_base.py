@@ -85,8 +85,3 @@ def test_identity_norm_returns_its_inputs():
 def test_base_normalization_is_abstract():
   with pytest.raises(NotImplementedError, match='BaseNormalization'):
     harness.run(normalizations.BaseNormalization, X, dim=4)
-
-
-def test_the_module_has_pax_names():
-  for name in normalizations.__all__:
-    assert getattr(normalizations, name).__name__ == name

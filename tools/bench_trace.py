@@ -3,11 +3,13 @@
     python tools/bench_trace.py [--repeats 7]
 
 Prints, for 64 FeedForward layers and for a tree of 1000 layers, the time to trace
-init and apply on both sides and their ratio. Both sides are timed alternately in one
-run and the smallest time of each counts, so that the ratio hardly depends on what
+init and apply on both sides and their ratio. Both sides have the same modules with the
+same names. Both sides are timed alternately in one
+run and the smallest CPU time of each counts, so that the ratio hardly depends on what
 else the machine does.
 """
 
+import gc
 import time
 
 import haiku as hk
@@ -56,14 +58,12 @@ class PaxLeaf(base_layer.BaseLayer):
 
 
 class PaxTree(base_layer.BaseLayer):
-  """A tree of depth `depth` with WIDTH children per node."""
+  """WIDTH children; with a PaxTree as child, a tree."""
 
-  depth: int = 3
+  child_tpl: LayerTpl = pax_fiddle.template_field(PaxLeaf)
 
   def setup(self):
-    child = (pax_fiddle.Config(PaxTree, depth=self.depth - 1) if self.depth > 1
-             else pax_fiddle.Config(PaxLeaf))
-    self.create_children('node', [child] * WIDTH)
+    self.create_children('node', [self.child_tpl] * WIDTH)
 
   def __call__(self, x):
     for node in self.node:
@@ -74,12 +74,22 @@ class PaxTree(base_layer.BaseLayer):
 # -- Haiku ------------------------------------------------------------------------
 
 
+class HkEinsum(hk.Module):
+
+  def __call__(self, equation, *arrays):
+    return jnp.einsum(equation, *arrays)
+
+
 class HkLinear(hk.Module):
+
+  def __init__(self, name=None):
+    super().__init__(name)
+    self.einsum = HkEinsum(name='einsum')
 
   def __call__(self, x):
     init = hk.initializers.VarianceScaling(1.0, 'fan_avg', 'uniform')
     w = hk.get_parameter('w', [DIMS, DIMS], x.dtype, init=init)
-    return jnp.einsum('...y,yz->...z', x, w)
+    return self.einsum('...y,yz->...z', x, w)
 
 
 class HkBias(hk.Module):
@@ -140,9 +150,10 @@ class HkTree(hk.Module):
 
 
 def _seconds(function, *args) -> float:
-  start = time.perf_counter()
+  gc.collect()
+  start = time.process_time()
   jax.make_jaxpr(function)(*args)
-  return time.perf_counter() - start
+  return time.process_time() - start
 
 
 def ratios(pax_fn, hk_fn, repeats: int) -> dict[str, tuple[float, float, float]]:
@@ -164,12 +175,16 @@ def ratios(pax_fn, hk_fn, repeats: int) -> dict[str, tuple[float, float, float]]
 
 def main(argv):
   del argv
+  tree = pax_fiddle.Config(PaxTree)
+  for _ in range(2):
+    tree = pax_fiddle.Config(PaxTree, child_tpl=tree)
+  tree.name = 'net'
   models = {
       '64 FeedForward': (
           lambda x: base_layer.instantiate(pax_fiddle.Config(PaxStack, name='net'))(x),
           lambda x: HkStack(name='net')(x)),
       'tree of 1000 leaves': (
-          lambda x: base_layer.instantiate(pax_fiddle.Config(PaxTree, name='net'))(x),
+          lambda x: base_layer.instantiate(tree)(x),
           lambda x: HkTree(name='net')(x)),
   }
   print(f'{"model":22} {"phase":6} {"pax_haiku":>10} {"haiku":>10} {"ratio":>6}')

@@ -1,6 +1,7 @@
 """Children of a layer: creation from templates, adoption, inheritance, sharing."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -66,6 +67,22 @@ def _holds_buildable(value) -> bool:
   return False
 
 
+@functools.cache
+def leaf_templates(cls: LayerMeta) -> dict[str, pax_fiddle.Config]:
+  """Defaults of template fields that have no arguments, such as the shardings.
+
+  Most layers never read these, so a layer made by `build_child` gets its own copy only
+  when it does: fewer objects per trace.
+  """
+  out = {}
+  for name in config_build.template_arguments(cls):
+    factory = cls._default_factories.get(name)
+    value = factory() if factory is not None else None
+    if type(value) is pax_fiddle.Config and config_clone.is_like_new(value, value):
+      out[name] = value
+  return out
+
+
 def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
   """An unbound layer from a template, with the parent's base fields handed down.
 
@@ -83,12 +100,15 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
       lambda f: arguments.get(f, cls._base_overrides.get(f))))
   arguments['name'] = name
   templates = config_build.template_arguments(cls)
-  for field, value in arguments.items():
+  leaves = leaf_templates(cls)
+  for field, value in list(arguments.items()):
     kind = type(value)
     if kind in config_clone.ATOMIC_TYPES:
       continue
     if field in templates:
-      if not skip_clone:
+      if field in leaves and config_clone.is_like_new(value, leaves[field]):
+        del arguments[field]  # made when it is first read
+      elif not skip_clone:
         arguments[field] = config_clone.clone_value(value)
     elif field == 'params_init' and config_clone.is_config_type(kind):
       arguments[field] = pax_fiddle.build(value)
@@ -97,7 +117,7 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
       ChildrenMixin.copy_base_hparams(parent, whole)
       whole.name = name
       return pax_fiddle.build(whole)
-  return construct(cls, arguments)
+  return construct(cls, arguments, lazy=leaves)
 
 
 def compatible_hparams(a, b) -> bool:
@@ -291,7 +311,7 @@ class ChildrenMixin:
     for name in (*self._plain_defaults, *self._default_factories):
       if name == 'parent':
         continue
-      value = given[name] if name in given else self.__dict__.get(name)
+      value = given[name] if name in given else getattr(self, name)
       setattr(cfg, name, value.hparams if isinstance(type(value), LayerMeta)
               else value)
     if self._phase != UNBOUND:

@@ -29,6 +29,13 @@ def is_config_type(kind: type) -> bool:
   return issubclass(kind, fdl.Buildable)
 
 
+def is_like_new(value: Any, prototype: fdl.Buildable) -> bool:
+  """Whether `value` is a config of `prototype`'s callable with nothing set in it."""
+  return (type(value) is type(prototype) and not value.__arguments__
+          and not any(value.__argument_tags__.values())
+          and fdl.get_callable(value) is fdl.get_callable(prototype))
+
+
 def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
   """A deep copy of a config, a container or any other value.
 

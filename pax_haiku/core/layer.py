@@ -204,8 +204,7 @@ class BaseLayer(
       return True
     if type(self) is not type(other) or self._phase or other._phase:
       return NotImplemented
-    return all(self.__dict__.get(f) == other.__dict__.get(f)
-               for f in self._field_names)
+    return all(getattr(self, f) == getattr(other, f) for f in self._field_order)
 
   __hash__ = object.__hash__
 
@@ -387,6 +386,11 @@ class BaseLayer(
 
   def __getattr__(self, name: str):
     # Only called when `name` is not found: setup may still have to create it.
+    if name in self._default_factories:
+      leaves = children.leaf_templates(type(self))
+      if name in leaves:  # build_child left it out
+        value = self.__dict__[name] = leaves[name].clone()
+        return value
     if not name.startswith('__'):
       if self._interactive is not None:
         return self._interactive.attribute(name)

@@ -218,12 +218,13 @@ class LayerMeta(type(hk.Module)):
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-def construct(cls: LayerMeta, arguments: dict[str, Any]):
+def construct(cls: LayerMeta, arguments: dict[str, Any], lazy=()):
   """An unbound layer from field values, without the cost of a generated `__init__`.
 
   Args:
     cls: the layer class.
     arguments: {field: value}; every name must be a field.
+    lazy: fields that the layer fills in itself when they are first read.
   """
   if cls._custom_init:
     layer = cls.__new__(cls)
@@ -233,7 +234,7 @@ def construct(cls: LayerMeta, arguments: dict[str, Any]):
   values = layer.__dict__
   values.update(cls._plain_defaults)
   for name, factory in cls._default_factories.items():
-    if name not in arguments:
+    if name not in arguments and name not in lazy:
       values[name] = factory()
   values.update(arguments)
   layer.__post_init__()

@@ -1,9 +1,11 @@
 """pax_haiku.training.summaries: each type of summary, and variables, by their tags."""
 
+import haiku as hk
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from pax_haiku import base_layer, pax_fiddle
 from pax_haiku.training import summaries
 from pax_haiku.training.tensorboard import Writer
 
@@ -110,3 +112,41 @@ def test_variables_are_numbers_or_histograms_and_buckets_are_left_out(write):
 def test_what_cannot_be_written(write, key, shape, message):
   with pytest.raises(ValueError, match=message):
     write(bucket(**{key: jnp.zeros(shape)}))
+
+
+class Reporter(base_layer.BaseLayer):
+  """Leaves one summary of every type."""
+
+  def __call__(self, inputs):
+    types = base_layer.SummaryType
+    self.add_summary('inputs_mean', jnp.mean(inputs))
+    self.add_summary('mean', jnp.mean(inputs), types.AGGREGATE_SCALAR)
+    self.add_summary('picture', inputs[:, :, None], types.IMAGE)
+    self.add_summary('pictures', inputs[None, :, :, None], types.AGGREGATE_IMAGE)
+    self.add_summary('words', jnp.array([104, 105], jnp.uint8), types.TEXT)
+    self.add_summary('sound', inputs[:, :1], types.AUDIO)
+    self.add_summary('film', inputs[None, :, :, None], types.VIDEO)
+    self.add_summary('spread', inputs, types.HISTOGRAM)
+    return inputs
+
+
+def test_every_summary_of_a_pax_layer_arrives(write):
+  model = hk.transform_with_state(
+    lambda x: base_layer.instantiate(pax_fiddle.Config(Reporter, name='net'))(x)
+  )
+  inputs = jnp.linspace(0.0, 1.0, 12).reshape(3, 4)
+  params, state = model.init(None, inputs)
+  _, state = model.apply(params, state, None, inputs)
+  values = write(state)
+  assert {tag: value.WhichOneof('value') for tag, value in values.items()} == {
+    'net/inputs_mean': 'simple_value',
+    'net/mean': 'simple_value',
+    'net/picture': 'image',
+    'net/pictures': 'image',
+    'net/words/text_summary': 'tensor',
+    'net/sound': 'audio',
+    'net/film': 'image',
+    'net/spread': 'histo',
+  }
+  assert values['net/inputs_mean'].simple_value == pytest.approx(0.5)
+  assert values['net/words/text_summary'].tensor.string_val[0] == b'hi'

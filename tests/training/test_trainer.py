@@ -138,6 +138,14 @@ def test_divergence_is_explained(task, options):
     trainer.train(other, options)
 
 
+def test_check_finds_what_is_wrong_before_anything_is_computed(task):
+  trainer.check(task)
+  with pytest.raises(TypeError):
+    trainer.check(dataclasses.replace(task, optimizer=optax.sgd('fast')))
+  with pytest.raises(ValueError, match="no 'xent' to minimise"):
+    trainer.check(dataclasses.replace(task, loss_name='xent'))
+
+
 def test_without_intervals_there_is_one_evaluation_at_the_end(task, options, capsys):
   options = replace(options, eval_interval=0, checkpoint_interval=0, steps=2)
   assert trainer.train(task, options).metrics['all']['loss'] > 0

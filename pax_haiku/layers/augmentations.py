@@ -56,6 +56,8 @@ class MaskedLmDataAugmenter(base_layer.BaseLayer):
       were chosen, including those that kept their id.
     """
 
+    inputs = jnp.asarray(inputs)
+
     def chance(probability):
       return jax.random.uniform(self.next_prng_key(), inputs.shape) < probability
 

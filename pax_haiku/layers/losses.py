@@ -173,6 +173,7 @@ class BiTemperedLoss(base_layer.BaseLayer):
         f'{describe(self)}: logits and labels must have the same shape, got '
         f'{logits.shape} and {labels.shape}.'
       )
+    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
     if self.do_eval:
       left = jnp.zeros((), jnp.float32)
     else:
@@ -182,7 +183,8 @@ class BiTemperedLoss(base_layer.BaseLayer):
     dtype = functools.reduce(
       jnp.promote_types, (logits.dtype, labels.dtype), jnp.float32
     )
-    logits, labels = logits.astype(dtype), labels.astype(dtype)
+    # _backward gives labels no gradient; a derivative of a derivative asks _forward.
+    logits, labels = logits.astype(dtype), jax.lax.stop_gradient(labels.astype(dtype))
     if self.label_smoothing > 0:
       others = self.label_smoothing / (logits.shape[-1] - 1)
       labels = (1 - others * logits.shape[-1]) * labels + others

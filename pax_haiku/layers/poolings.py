@@ -98,6 +98,7 @@ class Pooling(base_layer.BaseLayer):
     Raises:
       ValueError: wrong shapes or dtype.
     """
+    inputs = jnp.asarray(inputs)
     if inputs.ndim != 4:
       raise ValueError(
         f'{describe(self)}: expected inputs [batch, height, width, channels], got '
@@ -189,7 +190,7 @@ class GlobalPooling(base_layer.BaseLayer):
     Raises:
       ValueError: an axis does not exist, paddings have another rank, or wrong dtype.
     """
-    dims = tuple(self.pooling_dims)
+    inputs, dims = jnp.asarray(inputs), tuple(self.pooling_dims)
     if any(dim >= inputs.ndim for dim in dims):
       raise ValueError(
         f'{describe(self)}: pooling_dims={list(dims)} are not all axes of inputs of '
@@ -256,6 +257,7 @@ class Pooling1D(base_layer.BaseLayer):
     Raises:
       ValueError: wrong shapes or dtype.
     """
+    inputs = jnp.asarray(inputs)
     if inputs.ndim < 2:
       raise ValueError(
         f'{describe(self)}: expected inputs [batch, time, ...], got shape '

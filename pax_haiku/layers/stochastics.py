@@ -66,6 +66,7 @@ class Dropout(base_layer.BaseLayer):
       raise AssertionError(
         f'{describe(self)}: keep_prob must be positive, found {self.keep_prob}.'
       )
+    inputs = jnp.asarray(inputs)
     shape = self._mask_shape(inputs)
     noise = jax.random.uniform(self.next_prng_key(), shape, inputs.dtype)
     if self.transpose_qk and noise.ndim == 4 and shape[-1] == shape[-2]:
@@ -93,6 +94,7 @@ class StochasticResidual(base_layer.BaseLayer):
   def __call__(self, inputs: JTensor, residual: JTensor) -> JTensor:
     """Adds `residual [B, ...]` to `inputs [B, ...]`."""
     if not self.do_eval:
+      residual = jnp.asarray(residual)
       shape = [residual.shape[0]] + [1] * (residual.ndim - 1)
       noise = jax.random.uniform(self.next_prng_key(), shape, residual.dtype)
       mask = jnp.floor(self.survival_prob + noise)

@@ -50,6 +50,12 @@ def lookup_rows(
   )
 
 
+def shard_vectors(layer: base_layer.BaseLayer, vectors: JTensor) -> JTensor:
+  """Shards embeddings as the layer's `emb_out_split_dims_mapping` says."""
+  mapping = layer.activation_split_dims_mapping.emb_out_split_dims_mapping
+  return base_layer.maybe_shard(vectors, mapping, layer.mesh_axis_names)
+
+
 class TokenCounter(base_layer.BaseLayer):
   """Counts the unpadded tokens seen in training, in millions.
 
@@ -139,11 +145,7 @@ class Embedding(base_layer.BaseLayer):
       vectors = jnp.where(ids[..., jnp.newaxis] < self.num_classes, vectors, jnp.nan)
     if self.scale_sqrt_depth:
       vectors *= self.input_dims**0.5
-    return base_layer.maybe_shard(
-      vectors,
-      self.activation_split_dims_mapping.emb_out_split_dims_mapping,
-      self.mesh_axis_names,
-    )
+    return shard_vectors(self, vectors)
 
   def emb_lookup(self, ids: JTensor) -> JTensor:
     """The same as calling the layer."""

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle, py_utils, pytypes
 from pax_haiku.layers import cross_entropy, linears, shared_softmax
+from pax_haiku.layers.embeddings import shard_vectors
 
 JTensor = pytypes.JTensor
 SplitDimsMapping = pytypes.SplitDimsMapping
@@ -65,11 +66,8 @@ class GShardSharedEmbeddingSoftmax(base_layer.BaseLayer):
   def emb_lookup(self, ids: JTensor) -> JTensor:
     """Embeds integers `[...]` as `[..., input_dims]`; ids out of range give zeros."""
     one_hot = jax.nn.one_hot(ids, self.num_classes, dtype=self.fprop_dtype)
-    return base_layer.maybe_shard(
-      linears.project_last_dim(one_hot, self.embedding.theta.w),
-      self.activation_split_dims_mapping.emb_out_split_dims_mapping,
-      self.mesh_axis_names,
-    )
+    vectors = linears.project_last_dim(one_hot, self.embedding.theta.w)
+    return shard_vectors(self, vectors)
 
   def extend_step(self, ids: JTensor, *, time_step: JTensor) -> JTensor:
     """Embeds the ids of one decoding step; `time_step` is not used."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from pax_haiku import base_layer, pax_fiddle, pytypes
 from pax_haiku.layers import base_ops
 from pax_haiku.layers.describe import describe
-from pax_haiku.layers.embeddings import lookup_rows
+from pax_haiku.layers.embeddings import lookup_rows, shard_vectors
 
 JTensor = pytypes.JTensor
 LayerTpl = pax_fiddle.Config[base_layer.BaseLayer]
@@ -203,8 +203,4 @@ class TrainablePositionalEmbedding(PositionalEmbedding):
         )
       table = table[:seq_length]
     vectors = lookup_rows(self, table, position, self.array_lookup, self.einsum)
-    return base_layer.maybe_shard(
-      vectors,
-      self.activation_split_dims_mapping.emb_out_split_dims_mapping,
-      self.mesh_axis_names,
-    )
+    return shard_vectors(self, vectors)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle, pytypes
 from pax_haiku.layers import activations, base_ops, cross_entropy, linears, softmax
-from pax_haiku.layers.embeddings import lookup_rows
+from pax_haiku.layers.embeddings import lookup_rows, shard_vectors
 
 JTensor = pytypes.JTensor
 LayerTpl = pax_fiddle.Config[base_layer.BaseLayer]
@@ -65,11 +65,7 @@ class SharedEmbeddingSoftmax(softmax.FullSoftmax):
     vectors = self._rows(ids)
     if self.scale_sqrt_depth:
       vectors *= self.input_dims**0.5
-    return base_layer.maybe_shard(
-      vectors,
-      self.activation_split_dims_mapping.emb_out_split_dims_mapping,
-      self.mesh_axis_names,
-    )
+    return shard_vectors(self, vectors)
 
   def extend_step(self, ids: JTensor, *, time_step: JTensor) -> JTensor:
     """Embeds the ids of one decoding step; `time_step` is not used."""

@@ -23,6 +23,7 @@ from pax_haiku import pax_fiddle
 from pax_haiku.core import (
   children,
   config_types,
+  constants,
   context,
   errors,
   functional,
@@ -301,11 +302,9 @@ class BaseLayer(
     values['_phase'] = READY
     if self._run.initializing:
       self._run.set_up[self.path] = self
-    stale = self._run.stale.pop(self.module_name, ())
-    if stale:
-      with self._name_scope():
-        for bucket in stale:
-          hk.set_state(bucket, {})
+    if self._run.is_stale(self.module_name, constants.SUMMARIES):
+      self._run.stale[self.module_name].discard(constants.SUMMARIES)
+      self._scoped(hk.set_state, constants.SUMMARIES, {})
 
   @contextlib.contextmanager
   def _name_scope(self):

@@ -109,7 +109,9 @@ class Lifted:
   def __init__(self, owner, child):
     self.owner = owner
     self.child = child
-    self._outer_prefix = owner.module_name + '/'
+    # Usually the owner's name; a shared child lives right below the root.
+    self._parent = child.module_name.rpartition('/')[0]
+    self._outer_prefix = self._parent + '/'
 
   # -- Running ------------------------------------------------------------------
 
@@ -118,7 +120,7 @@ class Lifted:
     run = run_lib.Run(
         initializing=initializing, rngs=streams.pax, is_mutable=outer.is_mutable,
         counters=outer.counters, metadata=metadata,
-        prefix=(*self.owner.path, self.child.name))
+        prefix=outer.path_of(self.child.module_name))
     run.set_up = outer.set_up
     return run
 
@@ -168,16 +170,19 @@ class Lifted:
     """The child's parameters and state, as the outer transform holds them now."""
     return self._inner(hk.get_params()), self._inner(hk.get_current_state())
 
+  def _parent_scope(self):
+    return hk.name_scope(hk.force_name(self._parent))
+
   def exists(self) -> bool:
     """Whether this trace created (or ran) the child's variables before."""
-    return self.child.name in self.owner.__dict__.get('_lifted', ())
+    return self.child.module_name in self.owner._run.lifted
 
   def mark(self):
-    self.owner.__dict__.setdefault('_lifted', set()).add(self.child.name)
+    self.owner._run.lifted.add(self.child.module_name)
 
   def register(self, params: Flat, state: Flat):
     """Registers freshly created variables with the outer transform."""
-    with self.owner._name_scope():
+    with self._parent_scope():
       lift, updater = hk.transparent_lift_with_state(
           lambda: (params, state), allow_reuse=True)
       lift()
@@ -187,17 +192,20 @@ class Lifted:
     """Writes changed state entries back to the outer transform."""
     state = {m: b for m, b in state.items() if b}
     if state:
-      with self.owner._name_scope():
+      with self._parent_scope():
         _, updater = hk.transparent_lift_with_state(lambda: ({}, {}))
         updater.update(state)
 
   def clear_stale(self) -> Flat:
-    """Empty buckets for what an earlier apply left below the child."""
+    """Empty summaries for those that an earlier apply left below the child."""
     stale = self.owner._run.stale
     inside = self.child.module_name
-    mine = [m for m in stale if m == inside or m.startswith(inside + '/')]
     cut = len(self._outer_prefix)
-    return {m[cut:]: {bucket: {} for bucket in stale.pop(m)} for m in mine}
+    out: Flat = {}
+    for module in [m for m in stale if m == inside or m.startswith(inside + '/')]:
+      if constants.SUMMARIES in stale.pop(module):
+        out[module[cut:]] = {constants.SUMMARIES: {}}
+    return out
 
 
 def without_buckets(state: Flat, names: Sequence[str]) -> Flat:

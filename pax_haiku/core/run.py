@@ -17,6 +17,9 @@ from typing import Any
 
 import fiddle.history
 import haiku as hk
+import jax
+import jax.numpy as jnp
+import numpy as np
 
 from pax_haiku.core import constants, errors, rng
 
@@ -61,7 +64,7 @@ class Run:
 
   __slots__ = ('initializing', 'rngs', 'counters', 'is_mutable', 'root_name',
                'prefix', 'metadata', 'shared', 'adopted', 'present',
-               'stale', 'names', 'entering',
+               'stale', 'lifted', 'names', 'entering',
                'set_up', 'module_attributes')
 
   def __init__(self, *, initializing: bool,
@@ -79,7 +82,8 @@ class Run:
     self.shared = {}
     self.adopted = {}
     self.present = set()  # (module, entry) of the state that this run began with
-    self.stale = {}  # module -> buckets of an earlier apply, cleared at setup
+    self.stale = {}  # module -> its buckets that an earlier apply left
+    self.lifted = set()  # module names of children that a loop has run
     self.names = {}  # module name -> layer, while initializing
     self.set_up = {}  # path -> layer, while initializing
     self.module_attributes = ()  # what hk.Module put on the root
@@ -97,10 +101,16 @@ class Run:
       return
     for module, bundle in hk.get_current_state().items():
       self.present.update((module, name) for name in bundle)
-      if self.native:
-        stale = [name for name in FRESH_BUCKETS if name in bundle]
+      if self.native and (module == root_name or module.startswith(root_name + '/')):
+        stale = {name for name in FRESH_BUCKETS if name in bundle}
         if stale:
           self.stale[module] = stale
+        if constants.AUX_LOSS in stale:
+          _zero_aux_losses(module, bundle[constants.AUX_LOSS])
+
+  def is_stale(self, module: str, bucket: str) -> bool:
+    """Whether a bucket holds nothing but what an earlier apply left."""
+    return bucket in self.stale.get(module, ())
 
   def path_of(self, module_name: str) -> tuple[str, ...]:
     """Path of a module as the streams see it: the root's own name is left out."""
@@ -124,6 +134,17 @@ class Run:
     return rng.fold_in_path(root, path, count)
 
 
+def _zero_aux_losses(module: str, bucket):
+  """Whoever sums the losses in the state must not count those of an earlier apply.
+
+  They become zeros, not nothing, so that the state keeps its tree: a layer may add its
+  losses in training only. Zeros of numpy, which add nothing to the jaxpr.
+  """
+  zeros = jax.tree.map(lambda x: np.zeros(jnp.shape(x), jnp.result_type(x)), bucket)
+  with hk.name_scope(hk.force_name(module)):
+    hk.set_state(constants.AUX_LOSS, zeros)
+
+
 def active() -> Run | None:
   """The Pax run around the current code of this thread, or None."""
   stack = getattr(_local, 'runs', None)
@@ -140,6 +161,7 @@ def activate(run: Run) -> Iterator[Run]:
     yield run
   finally:
     _local.runs.pop()
+    run.rngs = {}  # layers may outlive the trace, keys must not
 
 
 def guarded() -> list[Run]:

@@ -277,9 +277,17 @@ class VariablesMixin:
       raise
     dtype = self.fprop_dtype
     if (value.dtype != dtype and jnp.issubdtype(value.dtype, jnp.floating)
-        and not (declared.keeps_dtype and dtype == jnp.bfloat16)):
+        and not (declared.keeps_dtype and dtype == jnp.bfloat16)
+        and not self._was_cast(name, value.dtype, hparams.dtype)):
       value = value.astype(dtype)
     return value
+
+  def _was_cast(self, name: str, dtype, declared_dtype) -> bool:
+    """Whether a custom getter or a precision policy chose the dtype of a value."""
+    if dtype == declared_dtype:
+      return False
+    stored = hk.get_params().get(self.module_name, {}).get(name)
+    return stored is not None and stored.dtype != dtype
 
   def _explain_shape(self, name: str, declared: Declared):
     given = hk.get_params().get(self.module_name, {}).get(name)
@@ -343,8 +351,10 @@ class VariablesMixin:
     inside = self.module_name + '/'
     trees = []
     for held in (hk.get_params(), hk.get_current_state()):
-      trees.append({m: dict(b) for m, b in held.items()
-                    if m == self.module_name or m.startswith(inside)})
+      trees.append({
+          m: {k: v for k, v in b.items() if not self._run.is_stale(m, k)}
+          for m, b in held.items()
+          if m == self.module_name or m.startswith(inside)})
     return variables_lib.to_pax(*trees, root=self.module_name)
 
   def is_initializing(self) -> bool:
@@ -411,6 +421,8 @@ class VariablesMixin:
   def _bucket(self, collection: str) -> dict:
     """This layer's bucket of a collection as it stands; {} if there is none."""
     key = variables_lib.bucket_key(collection)
+    if self._run.is_stale(self.module_name, key):
+      return {}
     if (key not in self._opened
         and (self.module_name, key) not in self._run.present):
       return {}
@@ -427,6 +439,7 @@ class VariablesMixin:
     else:
       self._scoped(hk.set_state, key, {**bucket, name: value})
       self._opened.add(key)
+      self._run.stale.get(self.module_name, set()).discard(key)
 
   def add_summary(self, name: str, tensor, summary_type=summaries.SummaryType.SCALAR,
                   verbosity: int = 2):
@@ -449,6 +462,8 @@ class VariablesMixin:
       if not kept:
         return
       tensor = tensor()
+    if isinstance(tensor, bool | int | float):
+      tensor = jnp.asarray(tensor)  # so that init and apply leave the same state
     tensor = summaries.layer_summary_value(tensor, summary_type)
     if kept:
       key = name + summaries.get_summary_type_suffix(summary_type)

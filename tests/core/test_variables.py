@@ -239,7 +239,7 @@ class Returning(BaseLayer):
   (lambda w, n: w[1:], [1.5]),
   (lambda w, n: w.astype(jnp.int32).sum() + w.shape[0] + w.ndim, 5),
   (lambda w, n: w.at[0].set(0.0), [0.0, 1.5]),
-], ids=str)
+])
 def test_returned_value_can_be_used(use, expected):
   layer = Returning(use=use, name='r')
   variables = layer.init(KEY)

@@ -1,13 +1,11 @@
 """Judges one tree: what both sides computed, and which differences are excused."""
 
 import dataclasses
-import json
-from collections.abc import Callable
 from typing import Any
 
 from praxis_compare import spec, store, table
 
-from praxis_fuzz import build
+from praxis_fuzz import build, rules
 
 # bfloat16 rounds after every operation, and the two JAX versions do not sum and fuse in
 # the same order: in a tree several layers deep the roundings pile up, and a ReLU whose
@@ -18,24 +16,6 @@ LOOSE_GRADS = (0.3, 0.05, 'bfloat16 gradients through several layers')
 # Several layers in float32: eight roundings of one operation, each.
 FLOAT32 = (1e-4, 1e-5, 'float32 through several layers')
 ONE_BF16_UNIT = 2.0 ** -7  # of a value just above a power of two
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-  """A named excuse for a difference.
-
-  Attributes:
-    name: as printed.
-    reason: why the difference is not a fault of pax_haiku.
-    applies: (tree, row) -> whether it excuses the row.
-  """
-
-  name: str
-  reason: str
-  applies: Callable[[dict[str, Any], table.Row], bool]
-
-
-RULES: tuple[Rule, ...] = ()
 
 
 @dataclasses.dataclass
@@ -125,7 +105,7 @@ def judge(tree: dict[str, Any], a: store.Results, b: store.Results) -> Verdict:
   verdict = Verdict([], [], raised)
   for row in rows:
     if row.failed:
-      rule = next((r for r in RULES if r.applies(tree, row)), None)
+      rule = next((r for r in rules.RULES if r.applies(tree, row)), None)
       if rule is None:
         verdict.failed.append(row)
       else:
@@ -135,7 +115,3 @@ def judge(tree: dict[str, Any], a: store.Results, b: store.Results) -> Verdict:
 
 def both_have(ours: dict[str, Any], theirs: dict[str, Any]) -> tuple[str, ...]:
   return tuple(m for m in spec.MODES if m in ours['modes'] and m in theirs['modes'])
-
-
-def size(tree: dict[str, Any]) -> int:
-  return len(json.dumps(tree))

@@ -3,7 +3,7 @@
 The test needs no Praxis: `differences(TREE, EXPECTED)` runs pax_haiku alone.
 """
 
-import pprint
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -46,7 +46,9 @@ def expected(tree: dict[str, Any], judge: store.Results) -> dict[str, Any]:
   """All that the judge computed for `tree`, as plain data."""
   case = build.case(tree)
   result = judge.cases[case.name]['dtypes'][case.dtypes[0]]
-  out: dict[str, Any] = {'error': result.get('error')}
+  out: dict[str, Any] = {}
+  if 'error' in result:
+    out['error'] = {**result['error'], 'message': ''}
   if 'init' in result:
     out['init'] = {k: _literal(judge, r) for k, r in result['init'].items()}
   out['modes'] = {
@@ -78,11 +80,25 @@ def differences(tree: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
   return [f'{r.mode} {r.section}: {r.note}' for r in verdict.failed]
 
 
+def literal(value: Any, indent: int = 0) -> str:
+  """Python source of plain data: on one line if it fits, else an entry per line."""
+  if len(repr(value)) + indent < 72 or not isinstance(value, dict | list) or not value:
+    return repr(value)
+  pad = ' ' * (indent + 2)
+  if isinstance(value, dict):
+    lines = [f'{pad}{k!r}: {literal(v, indent + 2)},' for k, v in value.items()]
+  elif isinstance(value[0], int | float):
+    return '[\n' + textwrap.fill(
+        ', '.join(map(repr, value)) + ',', 86, initial_indent=pad,
+        subsequent_indent=pad) + '\n' + ' ' * indent + ']'
+  else:
+    lines = [f'{pad}{literal(v, indent + 2)},' for v in value]
+  ends = '{}' if isinstance(value, dict) else '[]'
+  return '\n'.join([ends[0], *lines, ' ' * indent + ends[1]])
+
+
 def test_source(tree: dict[str, Any], judge: store.Results, name: str, title: str,
                 version: str = '1.4.0') -> str:
   """A file for tests/regressions/, ready to paste."""
-  def text(value: Any) -> str:
-    return pprint.pformat(value, indent=1, width=86, sort_dicts=False, compact=True)
-
-  return TEMPLATE.format(title=title, name=name, version=version, tree=text(tree),
-                         expected=text(expected(tree, judge)))
+  return TEMPLATE.format(title=title, name=name, version=version, tree=literal(tree),
+                         expected=literal(expected(tree, judge)))

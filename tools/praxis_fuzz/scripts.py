@@ -43,7 +43,7 @@ class Names:
 
 def variable(draw: Any, names: Names) -> list[Any]:
   kind = draw(st.sampled_from(('vector', 'matrix', 'scalar', 'cube')))
-  trainable = draw(st.integers(0, 2)) < 2
+  trainable = draw(st.booleans())
   inits = (None, *INITS) if kind in ('matrix', 'cube') else (None, *PLAIN_INITS)
   init = draw(st.sampled_from(inits[1:] if kind == 'scalar' else inits))
   dtype = draw(st.sampled_from((None, None, None, None, 'bfloat16', 'float32')))
@@ -55,7 +55,7 @@ def variable(draw: Any, names: Names) -> list[Any]:
 
 def set_up(draw: Any, names: Names, templates: list[Any]) -> list[Any]:
   """One operation of `setup`."""
-  whats = ['variable', 'variable']
+  whats = ['variable', 'variable', 'variable']
   if templates:
     whats += ['child', 'child', 'child', 'children', 'assign', 'assign_list']
   what = draw(st.sampled_from([*whats, 'noise']))
@@ -132,6 +132,14 @@ def step(draw: Any, names: Names) -> list[Any]:
   return made
 
 
+def series(draw: Any, one: Callable[[], Any], at_most: int) -> list[Any]:
+  """Draws `one` again and again; hypothesis shrinks by leaving any of them out."""
+  out: list[Any] = []
+  while len(out) < at_most and draw(st.integers(0, 9)) > 0:
+    out.append(one())
+  return out
+
+
 def script(draw: Any, dims: int, layer: Callable[[], dict[str, Any]]) -> dict[str, Any]:
   """A `Script` over up to three templates that `layer` draws."""
   fields: dict[str, Any] = {'dims': dims}
@@ -143,7 +151,6 @@ def script(draw: Any, dims: int, layer: Callable[[], dict[str, Any]]) -> dict[st
   if draw(st.integers(0, 9)) > 7:
     fields['insts'] = [layer() for _ in range(draw(st.integers(1, 2)))]
     names.lists.append('insts')
-  fields['in_setup'] = [set_up(draw, names, templates)
-                        for _ in range(draw(st.integers(0, 4)))]
-  fields['in_call'] = [step(draw, names) for _ in range(draw(st.integers(0, 6)))]
+  fields['in_setup'] = series(draw, lambda: set_up(draw, names, templates), 6)
+  fields['in_call'] = series(draw, lambda: step(draw, names), 12)
   return {'layer': 'fuzz.Script', 'fields': fields}

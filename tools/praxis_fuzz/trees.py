@@ -14,7 +14,7 @@ from praxis_fuzz import scripts
 Tree = dict[str, Any]
 ACTIVATIONS = ('ReLU', 'SineReLU', 'ReLU6', 'LeakyReLU', 'ELU', 'Sigmoid', 'Tanh',
                'GELU', 'SiLU', 'Swish', 'Softplus', 'Identity')
-DIMS = (1, 2, 4)
+DIMS = (2, 2, 2, 3, 1)
 LEAVES = ('linear', 'bias', 'feed_forward', 'mlp', 'einsum', 'activation', 'layer_norm',
           'rms_norm', 'batch_norm', 'group_norm', 'other_norm', 'dropout', 'conv',
           'position')

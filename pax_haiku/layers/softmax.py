@@ -28,7 +28,8 @@ class FullSoftmax(base_layer.BaseLayer):
     feed_forward_tpl: projects to logits; None: the inputs are the logits.
     scale_before_logits: divide the inputs by `sqrt(input_dims)`.
     chunk_size: compute the loss in chunks of so many steps, to save memory; see
-      `__call__`.
+      `__call__`. The projection then runs in a scan, so that it can't write summaries
+      or auxiliary losses.
   """
 
   input_dims: int = 0

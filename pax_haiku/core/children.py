@@ -15,13 +15,26 @@ from pax_haiku.core.metaclass import IN_SETUP, UNBOUND, LayerMeta, construct
 
 # Fields that a child takes from its parent if its own value is None.
 _INHERITED_IF_NONE = (
-    'fprop_dtype', 'skip_lp_regularization', 'ici_mesh_shape', 'dcn_mesh_shape',
-    'contiguous_submeshes', 'mesh_axis_names',
+  'fprop_dtype',
+  'skip_lp_regularization',
+  'ici_mesh_shape',
+  'dcn_mesh_shape',
+  'contiguous_submeshes',
+  'mesh_axis_names',
 )
 _MISSING = object()
-_NOTHING_TO_FREEZE = frozenset({
-    bool, int, float, str, type, type(jnp.float32), pax_fiddle.Config,
-    weights.WeightInit})
+_NOTHING_TO_FREEZE = frozenset(
+  {
+    bool,
+    int,
+    float,
+    str,
+    type,
+    type(jnp.float32),
+    pax_fiddle.Config,
+    weights.WeightInit,
+  }
+)
 
 
 def inherited(source, target_value: Callable[[str], Any]) -> dict[str, Any]:
@@ -54,7 +67,8 @@ def inherited(source, target_value: Callable[[str], Any]) -> dict[str, Any]:
 
 def _is_layer_config(value) -> bool:
   return isinstance(value, fdl.Buildable) and isinstance(
-      fdl.get_callable(value), LayerMeta)
+    fdl.get_callable(value), LayerMeta
+  )
 
 
 def _holds_buildable(value) -> bool:
@@ -76,7 +90,7 @@ def leaf_templates(cls: LayerMeta) -> dict[str, pax_fiddle.Config]:
   """
   out = {}
   for name in config_build.template_arguments(cls):
-    factory = cls._default_factories.get(name)
+    factory = cls._pax_default_factories.get(name)
     value = factory() if factory is not None else None
     if type(value) is pax_fiddle.Config and config_clone.is_like_new(value, value):
       out[name] = value
@@ -92,12 +106,18 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
   cls = fdl.get_callable(cfg)
   if not isinstance(cls, LayerMeta):
     raise ValueError(
-        f'{parent._describe()}.create_child({name!r}): expected a config of a layer, '
-        f'got one of {cls!r}.')
+      f'{parent._pax_describe()}.create_child({name!r}): expected a config of a layer, '
+      f'got one of {cls!r}.'
+    )
   arguments = dict(cfg.__arguments__)
-  arguments.update(inherited(
-      parent, arguments.get if not cls._base_overrides else
-      lambda f: arguments.get(f, cls._base_overrides.get(f))))
+  arguments.update(
+    inherited(
+      parent,
+      arguments.get
+      if not cls._pax_base_overrides
+      else lambda f: arguments.get(f, cls._pax_base_overrides.get(f)),
+    )
+  )
   arguments['name'] = name
   templates = config_build.template_arguments(cls)
   leaves = leaf_templates(cls)
@@ -150,12 +170,14 @@ class ChildrenMixin:
     for side in (source, target):
       if not (_is_layer_config(side) or isinstance(type(side), LayerMeta)):
         raise AssertionError(
-            f'copy_base_hparams takes layers or configs of layers, got {side!r}.')
+          f'copy_base_hparams takes layers or configs of layers, got {side!r}.'
+        )
     for name, value in inherited(source, lambda f: getattr(target, f)).items():
       setattr(target, name, copy.deepcopy(value))
 
-  def create_child(self, name: str, params: pax_fiddle.Config, *,
-                   skip_clone: bool = False):
+  def create_child(
+    self, name: str, params: pax_fiddle.Config, *, skip_clone: bool = False
+  ):
     """Creates a child layer from a template, as attribute `name` in setup.
 
     The template is cloned, inherits the base fields that it left at their defaults,
@@ -166,79 +188,91 @@ class ChildrenMixin:
       ValueError: `params` is not a Config, or there is a child of that name.
       AssignSubModuleError: called outside setup and outside a compact method.
     """
-    self._check_new_child(name, params)
-    child = self._create(name, params, skip_clone)
-    if self._phase == IN_SETUP:
+    self._pax_check_new_child(name, params)
+    child = self._pax_create(name, params, skip_clone)
+    if self._pax_phase == IN_SETUP:
       object.__setattr__(self, name, child)
     return child
 
-  def create_children(self, name: str, params: Sequence[pax_fiddle.Config], *,
-                      skip_clone: bool = False) -> list:
+  def create_children(
+    self, name: str, params: Sequence[pax_fiddle.Config], *, skip_clone: bool = False
+  ) -> list:
     """Creates children `name_0`, `name_1`, ...; `self.name` is a tuple of them.
 
     Raises:
       AssertionError: `params` is not a sequence of Configs.
       Otherwise as create_child.
     """
-    if isinstance(params, str) or not isinstance(params, Sequence) or not all(
-        isinstance(p, fdl.Buildable) for p in params):
+    if (
+      isinstance(params, str)
+      or not isinstance(params, Sequence)
+      or not all(isinstance(p, fdl.Buildable) for p in params)
+    ):
       raise AssertionError(
-          f'{self._describe()}.create_children({name!r}): expected a sequence of '
-          f'Configs, got {params!r}.')
-    if self._phase != IN_SETUP and not self._compact_depth:
-      self._refuse_child(name)
-    if name in self._field_names:
+        f'{self._pax_describe()}.create_children({name!r}): expected a sequence of '
+        f'Configs, got {params!r}.'
+      )
+    if self._pax_phase != IN_SETUP and not self._pax_compact_depth:
+      self._pax_refuse_child(name)
+    if name in self._pax_field_names:
       raise AttributeError(
-          f'{self._describe()}: can not create a new child named {name!r}, it is '
-          'already a field of the layer.')
+        f'{self._pax_describe()}: can not create a new child named {name!r}, it is '
+        'already a field of the layer.'
+      )
     children = []
     for i, tpl in enumerate(params):
-      self._check_new_child(f'{name}_{i}', tpl)
-      children.append(self._create(f'{name}_{i}', tpl, skip_clone))
-    if self._phase == IN_SETUP:
+      self._pax_check_new_child(f'{name}_{i}', tpl)
+      children.append(self._pax_create(f'{name}_{i}', tpl, skip_clone))
+    if self._pax_phase == IN_SETUP:
       object.__setattr__(self, name, tuple(children))
     return children
 
-  def _refuse_child(self, name: str):
+  def _pax_refuse_child(self, name: str):
     raise errors.AssignSubModuleError(
-        f'{self._describe()}: child {name!r} can only be created in setup or in a '
-        'compact method.')
+      f'{self._pax_describe()}: child {name!r} can only be created in setup or in a '
+      'compact method.'
+    )
 
-  def _check_new_child(self, name: str, params):
-    self._require_bound('create_child')
-    if self._phase != IN_SETUP and not self._compact_depth:
-      self._refuse_child(name)
-    if name in self._field_names:
+  def _pax_check_new_child(self, name: str, params):
+    self._pax_require_bound('create_child')
+    if self._pax_phase != IN_SETUP and not self._pax_compact_depth:
+      self._pax_refuse_child(name)
+    if name in self._pax_field_names:
       raise AttributeError(
-          f'{self._describe()}: can not create a new child named {name!r}, it is '
-          'already a field of the layer.')
+        f'{self._pax_describe()}: can not create a new child named {name!r}, it is '
+        'already a field of the layer.'
+      )
     if not config_clone.is_config_type(type(params)):
       hint = ''
       if isinstance(type(params), LayerMeta):
-        hint = (' It is a built layer: is the field that holds it annotated as a '
-                'template (pax_fiddle.Config[...])?')
+        hint = (
+          ' It is a built layer: is the field that holds it annotated as a '
+          'template (pax_fiddle.Config[...])?'
+        )
       raise ValueError(
-          f'{self._describe()}, child {name!r}: Expected templates for `create_child` '
-          f'to be Fiddle Configs; got {type(params)}.{hint}')
-    if name in self._children:
-      raise ValueError(f'{self._describe()}: Child `{name}` already exists.')
-    if name in self._weights or name in self._non_trainables:
+        f'{self._pax_describe()}, child {name!r}: Expected templates for '
+        f'`create_child` to be Fiddle Configs; got {type(params)}.{hint}'
+      )
+    if name in self._pax_children:
+      raise ValueError(f'{self._pax_describe()}: Child `{name}` already exists.')
+    if name in self._pax_weights or name in self._pax_non_trainables:
       raise errors.NameInUseError(
-          f'{self._describe()}: {name!r} is the name of a variable already.')
+        f'{self._pax_describe()}: {name!r} is the name of a variable already.'
+      )
 
-  def _create(self, name: str, params, skip_clone: bool):
+  def _pax_create(self, name: str, params, skip_clone: bool):
     shared_id = params.__arguments__.get('shared_weight_layer_id')
     if shared_id is not None:
-      child = self._create_shared(shared_id, params, skip_clone)
+      child = self._pax_create_shared(shared_id, params, skip_clone)
     else:
       child = build_child(params, self, name, skip_clone)
-      child._bind_below(self, name, f'{self.module_name}/{name}')
-    self._children[name] = child
+      child._pax_bind_below(self, name, f'{self.module_name}/{name}')
+    self._pax_children[name] = child
     return child
 
-  def _create_shared(self, shared_id: str, params, skip_clone: bool):
+  def _pax_create_shared(self, shared_id: str, params, skip_clone: bool):
     """The one layer of this id below the root; created by the first who asks."""
-    run = self._run
+    run = self._pax_run
     jax_context = context.cur_jax_context()
     key = (id(jax_context), shared_id)
     child = build_child(params, self, shared_id, skip_clone)
@@ -247,73 +281,79 @@ class ChildrenMixin:
       known, known_hparams, _ = run.shared[key]
       if not compatible_hparams(known_hparams, hparams):
         raise AssertionError(
-            f'{self._describe()}: layers that share the weights {shared_id!r} have '
-            f'different configs:\n{known_hparams}\nand\n{hparams}')
+          f'{self._pax_describe()}: layers that share the weights {shared_id!r} have '
+          f'different configs:\n{known_hparams}\nand\n{hparams}'
+        )
       return known
     module_name = f'{run.root_name}/{shared_id}'
-    child._bind_below(self, shared_id, module_name)
+    child._pax_bind_below(self, shared_id, module_name)
     run.shared[key] = (child, hparams, jax_context)  # which keeps the id taken
     return child
 
   # -- Layers that are held, not created ---------------------------------------
 
-  def _freeze_fields(self):
+  def _pax_freeze_fields(self):
     """Containers in fields become immutable; unbound layers in them get bound."""
     values = self.__dict__
-    for name in self._field_order:
+    for name in self._pax_field_order:
       value = values.get(name)
       if value is None or type(value) in _NOTHING_TO_FREEZE or name == 'parent':
         continue
-      adopted = self._adopt(value, name)
+      adopted = self._pax_adopt(value, name)
       if adopted is not value:
-        values.setdefault('_given', {})[name] = value  # for copies of this layer
+        values.setdefault('_pax_given', {})[name] = value  # for copies of this layer
         values[name] = adopted
 
-  def _adopt(self, value, name: str):
+  def _pax_adopt(self, value, name: str):
     """`value` with its containers frozen and its unbound layers bound as children."""
     if isinstance(type(value), LayerMeta):
-      return self._adopt_layer(value, name)
+      return self._pax_adopt_layer(value, name)
     if isinstance(value, tuple) and hasattr(value, '_fields'):
-      return type(value)(*(self._adopt(v, f'{name}_{f}') for f, v in
-                           zip(value._fields, value, strict=True)))
+      return type(value)(
+        *(
+          self._pax_adopt(v, f'{name}_{f}')
+          for f, v in zip(value._fields, value, strict=True)
+        )
+      )
     if isinstance(value, list | tuple):
-      return tuple(self._adopt(v, f'{name}_{i}') for i, v in enumerate(value))
+      return tuple(self._pax_adopt(v, f'{name}_{i}') for i, v in enumerate(value))
     if isinstance(value, dict):
-      return FrozenDict({k: self._adopt(v, f'{name}_{k}') for k, v in value.items()})
+      return FrozenDict(
+        {k: self._pax_adopt(v, f'{name}_{k}') for k, v in value.items()}
+      )
     return value
 
-  def _adopt_layer(self, layer, name: str):
-    if layer._phase != UNBOUND:
+  def _pax_adopt_layer(self, layer, name: str):
+    if layer._pax_phase != UNBOUND:
       return layer
-    run = self._run
+    run = self._pax_run
     known = run.adopted.get(id(layer))
     if known is not None:
       return known[1]
-    if layer.__dict__.get('_keeps_name'):
+    if layer.__dict__.get('_pax_keeps_name'):
       name = layer.name
-    twin = layer._unbound_copy()
+    twin = layer._pax_unbound_copy()
     own = twin.__dict__
     own.update(inherited(self, own.get))
     own['name'] = name
-    twin._bind_below(self, name, f'{self.module_name}/{name}')
+    twin._pax_bind_below(self, name, f'{self.module_name}/{name}')
     run.adopted[id(layer)] = (layer, twin)
-    self._children[name] = twin
+    self._pax_children[name] = twin
     return twin
 
   @property
   def hparams(self) -> pax_fiddle.Config:
     """A Config of this layer's class with every field set to its present value."""
-    cached = self.__dict__.get('_hparams', _MISSING)
+    cached = self.__dict__.get('_pax_hparams', _MISSING)
     if cached is not _MISSING:
       return cached
     cfg = pax_fiddle.Config(type(self))
-    given = self.__dict__.get('_given', {})
-    for name in (*self._plain_defaults, *self._default_factories):
+    given = self.__dict__.get('_pax_given', {})
+    for name in (*self._pax_plain_defaults, *self._pax_default_factories):
       if name == 'parent':
         continue
       value = given[name] if name in given else getattr(self, name)
-      setattr(cfg, name, value.hparams if isinstance(type(value), LayerMeta)
-              else value)
-    if self._phase != UNBOUND:
-      self.__dict__['_hparams'] = cfg
+      setattr(cfg, name, value.hparams if isinstance(type(value), LayerMeta) else value)
+    if self._pax_phase != UNBOUND:
+      self.__dict__['_pax_hparams'] = cfg
     return cfg

@@ -13,8 +13,11 @@ from pax_haiku.core import run as run_lib
 from pax_haiku.core import variables as variables_lib
 from pax_haiku.core.metaclass import READY, UNBOUND, LayerMeta
 
-_VARIABLE_ERRORS = (errors.ScopeParamNotFoundError, errors.ScopeCollectionNotFound,
-                    errors.ScopeParamShapeError)
+_VARIABLE_ERRORS = (
+  errors.ScopeParamNotFoundError,
+  errors.ScopeCollectionNotFound,
+  errors.ScopeParamShapeError,
+)
 
 
 class DenyList:
@@ -51,8 +54,7 @@ def as_function(layer, method) -> Callable[..., Any]:
   if isinstance(method, str):
     found = getattr(type(layer), method, None)
     if found is None:
-      raise AttributeError(
-          f'{layer._describe()} has no method {method!r} to run.')
+      raise AttributeError(f'{layer._pax_describe()} has no method {method!r} to run.')
     return found
   return getattr(method, '__func__', method)
 
@@ -62,8 +64,8 @@ def root_name(layer) -> str:
 
 
 def _bind_root(layer, run: run_lib.Run):
-  root = layer._unbound_copy()
-  root._bind(run, root_name(layer))
+  root = layer._pax_unbound_copy()
+  root._pax_bind(run, root_name(layer))
   return root
 
 
@@ -80,9 +82,12 @@ def _capture(predicate):
     out = next_function(*args, **kwargs)
     layer = ctx.module
     if isinstance(type(layer), LayerMeta) and predicate(layer, ctx.method_name):
-      bucket = layer._bucket(constants.INTERMEDIATES)
-      layer._put(constants.INTERMEDIATES, ctx.method_name,
-                 (*bucket.get(ctx.method_name, ()), out))
+      bucket = layer._pax_bucket(constants.INTERMEDIATES)
+      layer._pax_put(
+        constants.INTERMEDIATES,
+        ctx.method_name,
+        (*bucket.get(ctx.method_name, ()), out),
+      )
     return out
 
   with hk.intercept_methods(interceptor):
@@ -97,8 +102,17 @@ def _capture_scope(capture_intermediates):
   return _capture(capture_intermediates)
 
 
-def run_init(layer, rngs, args, kwargs, *, method=None, mutable=None, metadata=None,
-             capture_intermediates=False):
+def run_init(
+  layer,
+  rngs,
+  args,
+  kwargs,
+  *,
+  method=None,
+  mutable=None,
+  metadata=None,
+  capture_intermediates=False,
+):
   """Runs a layer while creating its variables.
 
   Returns:
@@ -106,8 +120,9 @@ def run_init(layer, rngs, args, kwargs, *, method=None, mutable=None, metadata=N
   """
   rngs = rng.check_rngs(rngs)
   is_mutable = mutable_filter(mutable or constants.DEFAULT_INIT_MUTABLE_LIST)
-  run = run_lib.Run(initializing=True, rngs=rngs, is_mutable=is_mutable,
-                    metadata=metadata)
+  run = run_lib.Run(
+    initializing=True, rngs=rngs, is_mutable=is_mutable, metadata=metadata
+  )
   function = as_function(layer, method)
   output = []
 
@@ -124,29 +139,39 @@ def run_init(layer, rngs, args, kwargs, *, method=None, mutable=None, metadata=N
 def _check_structure(layer, variables):
   if not isinstance(variables, Mapping):
     raise TypeError(
-        f'{layer._describe()}.apply: expected variables as a dict {{collection: ...}}, '
-        f'got {type(variables).__name__}.')
+      f'{layer._pax_describe()}.apply: expected variables as a dict '
+      f'{{collection: ...}}, got {type(variables).__name__}.'
+    )
   inner = variables.get(constants.PARAMS)
   if isinstance(inner, Mapping) and isinstance(inner.get(constants.PARAMS), Mapping):
     raise errors.ApplyScopeInvalidVariablesStructureError(
-        f"{layer._describe()}.apply: got {{'params': {{'params': ...}}}}, one level "
-        "too deep. Pass the variables as init returned them.")
+      f"{layer._pax_describe()}.apply: got {{'params': {{'params': ...}}}}, one level "
+      'too deep. Pass the variables as init returned them.'
+    )
 
 
 def _mismatches(layer, variables, args, kwargs, method) -> str:
   """Every missing, extra or wrongly shaped entry of `variables`, one a line."""
   expected = layer.abstract_init_with_metadata(
-      *args, do_eval=layer.do_eval, method=method, **kwargs)
+    *args, do_eval=layer.do_eval, method=method, **kwargs
+  )
   lines = []
   for collection in (constants.PARAMS, constants.NON_TRAINABLE):
-    want = {'/'.join((*p, n)): tuple(v.full_shape) for p, n, v in
-            variables_lib.walk(expected.get(collection, {}))}
-    have = {'/'.join((*p, n)): jnp.shape(v) for p, n, v in
-            variables_lib.walk(variables.get(collection, {}))}
+    want = {
+      '/'.join((*p, n)): tuple(v.full_shape)
+      for p, n, v in variables_lib.walk(expected.get(collection, {}))
+    }
+    have = {
+      '/'.join((*p, n)): jnp.shape(v)
+      for p, n, v in variables_lib.walk(variables.get(collection, {}))
+    }
     lines += [f'  missing {collection}/{k} {want[k]}' for k in want if k not in have]
     lines += [f'  extra   {collection}/{k} {have[k]}' for k in have if k not in want]
-    lines += [f'  shape   {collection}/{k}: expected {want[k]}, found {have[k]}'
-              for k in want if k in have and want[k] != have[k]]
+    lines += [
+      f'  shape   {collection}/{k}: expected {want[k]}, found {have[k]}'
+      for k in want
+      if k in have and want[k] != have[k]
+    ]
   return '\n'.join(lines)
 
 
@@ -170,22 +195,24 @@ class FunctionalMixin:
     Raises:
       InvalidRngError: `rngs` is neither a key nor a dict of keys.
     """
-    return self._init(rngs, args, kwargs, method=method, mutable=mutable)[1]
+    return self._pax_init(rngs, args, kwargs, method=method, mutable=mutable)[1]
 
-  def _init(self, rngs, args, kwargs, **options):
-    self._require_unbound('init')
+  def _pax_init(self, rngs, args, kwargs, **options):
+    self._pax_require_unbound('init')
     return run_init(self, rngs, args, kwargs, **options)
 
-  def init_with_output(self, rngs, *args, method=None,
-                       mutable=_ALL_BUT_INTERMEDIATES, **kwargs):
+  def init_with_output(
+    self, rngs, *args, method=None, mutable=_ALL_BUT_INTERMEDIATES, **kwargs
+  ):
     """As `init`, but returns (output, variables).
 
     By default all collections but `intermediates`; variables come as `BoxedParam`s.
     """
-    self._require_unbound('init_with_output')
+    self._pax_require_unbound('init_with_output')
     metadata: dict = {}
     output, variables, _ = run_init(
-        self, rngs, args, kwargs, method=method, mutable=mutable, metadata=metadata)
+      self, rngs, args, kwargs, method=method, mutable=mutable, metadata=metadata
+    )
     boxed: dict = {}
     for collection, tree in variables.items():
       for path, name, value in variables_lib.walk(tree):
@@ -195,8 +222,16 @@ class FunctionalMixin:
         variables_lib.insert(boxed.setdefault(collection, {}), path, name, value)
     return output, boxed
 
-  def apply(self, variables: Mapping[str, Any], *args, rngs=None, method=None,
-            mutable=False, capture_intermediates=False, **kwargs):
+  def apply(
+    self,
+    variables: Mapping[str, Any],
+    *args,
+    rngs=None,
+    method=None,
+    mutable=False,
+    capture_intermediates=False,
+    **kwargs,
+  ):
     """Runs a method with the given variables.
 
     Args:
@@ -220,7 +255,7 @@ class FunctionalMixin:
         variables do not fit the layer; all misfits are listed.
       InvalidRngError: a random stream is needed but not given.
     """
-    self._require_unbound('apply')
+    self._pax_require_unbound('apply')
     _check_structure(self, variables)
     is_mutable = mutable_filter(mutable)
     if capture_intermediates:
@@ -229,8 +264,14 @@ class FunctionalMixin:
     rngs = {} if rngs is None else rng.check_rngs(rngs)
     if is_mutable(constants.PARAMS) and not any(variables.values()):
       output, updated, _ = run_init(
-          self, rngs, args, kwargs, method=method, mutable=mutable,
-          capture_intermediates=capture_intermediates)
+        self,
+        rngs,
+        args,
+        kwargs,
+        method=method,
+        mutable=mutable,
+        capture_intermediates=capture_intermediates,
+      )
       return output, updated
     run = run_lib.Run(initializing=False, rngs=rngs, is_mutable=is_mutable)
     function = as_function(self, method)
@@ -240,18 +281,21 @@ class FunctionalMixin:
 
     params, state = variables_lib.to_haiku(variables, root=root_name(self))
     key = _haiku_key(
-        rngs, (constants.NON_PAX_RNG_KEY, constants.RANDOM, constants.PARAMS))
+      rngs, (constants.NON_PAX_RNG_KEY, constants.RANDOM, constants.PARAMS)
+    )
     try:
       with run_lib.activate(run), _capture_scope(capture_intermediates):
         output, state = hk.transform_with_state(call).apply(
-            params, state, key, *args, **kwargs)
+          params, state, key, *args, **kwargs
+        )
     except _VARIABLE_ERRORS as e:
       try:
         listing = _mismatches(self, variables, args, kwargs, method)
       except Exception:  # the listing is a courtesy; the first error counts
         raise e from None
-      raise type(e)(f'{e}\nCompared with the variables that init makes:\n{listing}'
-                    ) from None
+      raise type(e)(
+        f'{e}\nCompared with the variables that init makes:\n{listing}'
+      ) from None
     if mutable is False and not capture_intermediates:
       return output
     updated = variables_lib.to_pax(params, state, root=run.root_name)
@@ -263,39 +307,49 @@ class FunctionalMixin:
     What it writes to mutable collections and how often it drew from a stream persists
     on the copy; `b.variables` shows the variables as they stand.
     """
-    self._require_unbound('bind')
+    self._pax_require_unbound('bind')
     _check_structure(self, variables)
-    return interactive.bind(self, variables, {} if rngs is None else
-                            rng.check_rngs(rngs), mutable_filter(mutable))
+    return interactive.bind(
+      self,
+      variables,
+      {} if rngs is None else rng.check_rngs(rngs),
+      mutable_filter(mutable),
+    )
 
   def unbind(self):
     """(unbound layer, variables) of a layer made by `bind`."""
-    if self._interactive is None:
-      raise ValueError(f'{self._describe()}.unbind: the layer was not made by bind.')
-    return self._interactive.unbind()
+    if self._pax_interactive is None:
+      raise ValueError(
+        f'{self._pax_describe()}.unbind: the layer was not made by bind.'
+      )
+    return self._pax_interactive.unbind()
 
   def clone(self, **updates):
     """An unbound copy with some fields changed."""
-    unknown = sorted(set(updates) - self._field_names)
+    unknown = sorted(set(updates) - self._pax_field_names)
     if unknown:
       raise TypeError(
-          f'{self._describe()}.clone: {unknown} are not fields of the layer.')
-    twin = self._unbound_copy()
+        f'{self._pax_describe()}.clone: {unknown} are not fields of the layer.'
+      )
+    twin = self._pax_unbound_copy()
     twin.__dict__.update(updates)
     return twin
 
   copy = clone
 
-  def _require_unbound(self, what: str):
-    if self._phase != UNBOUND:
+  def _pax_require_unbound(self, what: str):
+    if self._pax_phase != UNBOUND:
       raise ValueError(
-          f'{self._describe()}.{what}: the layer is bound, it lives inside a transform '
-          f'already. Call it directly, or build a layer outside and use its {what}.')
+        f'{self._pax_describe()}.{what}: the layer is bound, it lives inside a '
+        f'transform already. Call it directly, or build a layer outside and '
+        f'use its {what}.'
+      )
 
   # -- Abstract init ------------------------------------------------------------
 
-  def _abstract_init(self, args, kwargs, do_eval, method, extra_mutable_list,
-                     capture_intermediates):
+  def _pax_abstract_init(
+    self, args, kwargs, do_eval, method, extra_mutable_list, capture_intermediates
+  ):
     """Shapes and declarations of all variables, without computing anything."""
     if self.fprop_dtype == jnp.bfloat16:
       args, kwargs = jax.tree.map(_as_bfloat16, (args, kwargs))
@@ -306,9 +360,15 @@ class FunctionalMixin:
     def init(args, kwargs):
       key = jax.random.PRNGKey(0)
       _, variables, run = run_init(
-          self, {constants.PARAMS: key, constants.RANDOM: key}, args, kwargs,
-          method=method, mutable=mutable, metadata=metadata,
-          capture_intermediates=capture_intermediates)
+        self,
+        {constants.PARAMS: key, constants.RANDOM: key},
+        args,
+        kwargs,
+        method=method,
+        mutable=mutable,
+        metadata=metadata,
+        capture_intermediates=capture_intermediates,
+      )
       runs.append(run)
       return variables
 
@@ -317,9 +377,15 @@ class FunctionalMixin:
       shapes = jax.eval_shape(init, args, kwargs)
     return shapes, metadata, runs[0]
 
-  def abstract_init_with_metadata(self, *args, do_eval: bool = False, method=None,
-                                  extra_mutable_list=None,
-                                  capture_intermediates=False, **kwargs):
+  def abstract_init_with_metadata(
+    self,
+    *args,
+    do_eval: bool = False,
+    method=None,
+    extra_mutable_list=None,
+    capture_intermediates=False,
+    **kwargs,
+  ):
     """The declarations of all variables, by tracing `init` abstractly.
 
     Args:
@@ -334,8 +400,9 @@ class FunctionalMixin:
     Returns:
       {collection: nested dict of WeightHParams}; shapes exclude `repeat_prefix`.
     """
-    shapes, metadata, _ = self._abstract_init(
-        args, kwargs, do_eval, method, extra_mutable_list, capture_intermediates)
+    shapes, metadata, _ = self._pax_abstract_init(
+      args, kwargs, do_eval, method, extra_mutable_list, capture_intermediates
+    )
     out: dict = {}
     for collection, tree in shapes.items():
       if collection == 'params_axes':
@@ -344,24 +411,32 @@ class FunctionalMixin:
         declared = metadata.get((collection, path, name))
         if declared is None:
           declared = jax.tree.map(
-              lambda x: weights.WeightHParams(list(x.shape), dtype=x.dtype), leaf)
+            lambda x: weights.WeightHParams(list(x.shape), dtype=x.dtype), leaf
+          )
         variables_lib.insert(out.setdefault(collection, {}), path, name, declared)
     return out
 
-  def abstract_init_with_mdl_config(self, *args, do_eval: bool = False, method=None,
-                                    extra_mutable_list=None,
-                                    capture_intermediates=False, **kwargs):
+  def abstract_init_with_mdl_config(
+    self,
+    *args,
+    do_eval: bool = False,
+    method=None,
+    extra_mutable_list=None,
+    capture_intermediates=False,
+    **kwargs,
+  ):
     """Configs of the layers that are set up, nested as the layers are.
 
     Returns:
       A nested dict; each layer's entry `_hparams` is a Config of its class in which
       fields that hold layers or templates of layers are None.
     """
-    _, _, run = self._abstract_init(
-        args, kwargs, do_eval, method, extra_mutable_list, capture_intermediates)
+    _, _, run = self._pax_abstract_init(
+      args, kwargs, do_eval, method, extra_mutable_list, capture_intermediates
+    )
     out: dict = {}
     for path, layer in run.set_up.items():
-      if layer._phase == READY:
+      if layer._pax_phase == READY:
         variables_lib.insert(out, path, '_hparams', _without_sublayers(layer))
     return out
 
@@ -382,8 +457,9 @@ def is_sublayer_template_or_instance(value) -> bool:
     return True
   if isinstance(value, Mapping):
     return bool(value) and all(
-        isinstance(k, str) and is_sublayer_template_or_instance(v)
-        for k, v in value.items())
+      isinstance(k, str) and is_sublayer_template_or_instance(v)
+      for k, v in value.items()
+    )
   if isinstance(value, list | tuple):
     items = [v for v in value if v is not None]
     return bool(items) and all(map(is_sublayer_template_or_instance, items))
@@ -392,7 +468,7 @@ def is_sublayer_template_or_instance(value) -> bool:
 
 def _without_sublayers(layer):
   cfg = layer.hparams.clone()
-  for name in layer._field_names:
+  for name in layer._pax_field_names:
     if name != 'parent' and is_sublayer_template_or_instance(getattr(layer, name)):
       setattr(cfg, name, None)
   return cfg

@@ -19,10 +19,22 @@ from pax_haiku.core.metaclass import LayerMeta, nowrap
 
 # Helpers of BaseLayer that need a bound layer.
 _FORWARDED = (
-    'get_var', 'update_var', 'get_variable', 'put_variable', 'has_variable',
-    'is_mutable_collection', 'next_prng_key', 'add_summary', 'add_aux_loss',
-    'get_decode_state', 'update_decode_state', 'get_quantized_weight',
-    'get_sparse_weight', 'sow', 'quantize_weight', 'quantized_partition_specs',
+  'get_var',
+  'update_var',
+  'get_variable',
+  'put_variable',
+  'has_variable',
+  'is_mutable_collection',
+  'next_prng_key',
+  'add_summary',
+  'add_aux_loss',
+  'get_decode_state',
+  'update_decode_state',
+  'get_quantized_weight',
+  'get_sparse_weight',
+  'sow',
+  'quantize_weight',
+  'quantized_partition_specs',
 )
 
 
@@ -43,11 +55,15 @@ class Scope:
     """Calls `function(layer at steps, *args, **kwargs)` inside a transform."""
 
     def call(*args, **kwargs):
-      run = run_lib.Run(initializing=False, rngs=self.rngs,
-                        is_mutable=self.is_mutable, counters=self.counters)
+      run = run_lib.Run(
+        initializing=False,
+        rngs=self.rngs,
+        is_mutable=self.is_mutable,
+        counters=self.counters,
+      )
       with run_lib.activate(run):
-        node = self.layer._unbound_copy()
-        node._bind(run, self.name)
+        node = self.layer._pax_unbound_copy()
+        node._pax_bind(run, self.name)
         for step in steps:
           node = getattr(node, step) if isinstance(step, str) else node[step[0]]
         return function(node, *args, **kwargs)
@@ -55,7 +71,8 @@ class Scope:
     streams = (constants.NON_PAX_RNG_KEY, constants.RANDOM, constants.PARAMS)
     key = next((self.rngs[s] for s in streams if s in self.rngs), None)
     output, self.state = hk.transform_with_state(call).apply(
-        self.params, self.state, key, *args, **(kwargs or {}))
+      self.params, self.state, key, *args, **(kwargs or {})
+    )
     return output
 
 
@@ -68,14 +85,15 @@ class Node:
 
   def call(self, method, args, kwargs):
     return self.scope.run(
-        self.steps, lambda layer, *a, **k: method(layer, *a, **k), args, kwargs)
+      self.steps, lambda layer, *a, **k: method(layer, *a, **k), args, kwargs
+    )
 
   def attribute(self, name: str):
     """An attribute made in setup; layers come back as interactive layers."""
     found = []
 
     def look(layer):
-      layer._require_setup(name)
+      layer._pax_require_setup(name)
       found.append(getattr(layer, name))
 
     self.scope.run(self.steps, look)
@@ -85,17 +103,19 @@ class Node:
     if isinstance(type(value), LayerMeta):
       return _handle(value, Node(self.scope, steps))
     if isinstance(value, list | tuple) and any(
-        isinstance(type(v), LayerMeta) for v in value):
+      isinstance(type(v), LayerMeta) for v in value
+    ):
       return tuple(self._wrap(v, (*steps, (i,))) for i, v in enumerate(value))
     if isinstance(value, Mapping) and any(
-        isinstance(type(v), LayerMeta) for v in value.values()):
+      isinstance(type(v), LayerMeta) for v in value.values()
+    ):
       return FrozenDict({k: self._wrap(v, (*steps, (k,))) for k, v in value.items()})
     return value
 
   def unbind(self):
     variables = self.scope.run(self.steps, lambda layer: layer.variables)
     unbound = []
-    self.scope.run(self.steps, lambda layer: unbound.append(layer._unbound_copy()))
+    self.scope.run(self.steps, lambda layer: unbound.append(layer._pax_unbound_copy()))
     return unbound[0], variables
 
 
@@ -119,17 +139,22 @@ def _handle_class(cls: LayerMeta) -> type:
   def forward(name):
     @nowrap
     def method(self, *args, **kwargs):
-      return self._interactive.call(
-          lambda layer, *a, **k: getattr(layer, name)(*a, **k), args, kwargs)
+      return self._pax_interactive.call(
+        lambda layer, *a, **k: getattr(layer, name)(*a, **k), args, kwargs
+      )
+
     return method
 
   def prop(name):
-    return property(lambda self: self._interactive.call(
-        lambda layer: getattr(layer, name), (), {}))
+    return property(
+      lambda self: self._pax_interactive.call(
+        lambda layer: getattr(layer, name), (), {}
+      )
+    )
 
   namespace: dict[str, Any] = {name: forward(name) for name in _FORWARDED}
   namespace |= {name: prop(name) for name in ('variables', 'path')}
-  namespace['theta'] = property(lambda self: _InteractiveTheta(self._interactive))
+  namespace['theta'] = property(lambda self: _InteractiveTheta(self._pax_interactive))
   namespace['__module__'] = cls.__module__
   namespace['__qualname__'] = cls.__qualname__
   return LayerMeta(cls.__name__, (cls,), namespace)
@@ -138,9 +163,9 @@ def _handle_class(cls: LayerMeta) -> type:
 def _handle(layer, node: Node):
   handle = object.__new__(_handle_class(type(layer)))
   own = layer.__dict__
-  for name in layer._field_names & own.keys():
+  for name in layer._pax_field_names & own.keys():
     handle.__dict__[name] = node._wrap(own[name], (*node.steps, name))
-  handle.__dict__['_interactive'] = node
+  handle.__dict__['_pax_interactive'] = node
   return handle
 
 

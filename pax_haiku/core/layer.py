@@ -5,7 +5,8 @@ A layer is *unbound* when it is built outside a transform: a plain dataclass wit
 another layer, it is *bound*: an `hk.Module` with a module name. A bound layer runs
 `setup` once, at its first use, and is frozen afterwards.
 
-What a layer can do lies in the mixins: variables (variables_api.py), children and
+What a layer can do lies in the mixins: variables (variables_api.py), collections such
+as summaries (collections_api.py), children and
 inheritance (children.py), init/apply/bind (functional.py), quantization
 (quantization.py).
 """
@@ -22,6 +23,7 @@ import jax.numpy as jnp
 from pax_haiku import pax_fiddle
 from pax_haiku.core import (
   children,
+  collections_api,
   config_types,
   constants,
   context,
@@ -74,9 +76,14 @@ class _SetUp(hk.Module):
 
 
 class BaseLayer(
-    variables_api.VariablesMixin, children.ChildrenMixin,
-    functional.FunctionalMixin, quantization.QuantizationMixin, hk.Module,
-    metaclass=LayerMeta):
+  variables_api.VariablesMixin,
+  collections_api.CollectionsMixin,
+  children.ChildrenMixin,
+  functional.FunctionalMixin,
+  quantization.QuantizationMixin,
+  hk.Module,
+  metaclass=LayerMeta,
+):
   """Base class of all layers. Subclasses declare fields, `setup` and `__call__`.
 
   Attributes:
@@ -95,7 +102,7 @@ class BaseLayer(
   """
 
   AUTO_REPR = False  # Haiku's automatic repr costs trace time
-  _is_base_layer = True
+  _pax_is_base_layer = True
 
   class WeightSharding(pax_fiddle.CloneAndSetMixin):
     """Sharding of the weights: one mesh axis (or None) per dimension."""
@@ -110,7 +117,8 @@ class BaseLayer(
   dtype: Any = jnp.float32
   fprop_dtype: Any = None
   params_init: weights.WeightInit = pax_fiddle.instance_field(
-      weights.default_param_init)
+    weights.default_param_init
+  )
   skip_lp_regularization: bool | None = None
   ici_mesh_shape: Any = None
   dcn_mesh_shape: Any = None
@@ -123,13 +131,13 @@ class BaseLayer(
   name: str | None = pax_fiddle.field(default=None, kw_only=True)
 
   # Life cycle. These are not fields: they carry no annotation.
-  _phase = UNBOUND
-  _run = None
-  _interactive = None
-  _compact_depth = 0
+  _pax_phase = UNBOUND
+  _pax_run = None
+  _pax_interactive = None
+  _pax_compact_depth = 0
 
   def __post_init__(self):
-    # In a setup the parent-to-be still has a say, see ChildrenMixin._adopt_layer.
+    # In a setup the parent-to-be still has a say, see ChildrenMixin._pax_adopt_layer.
     if self.fprop_dtype is None and not run_lib.in_setup():
       self.__dict__['fprop_dtype'] = self.dtype
 
@@ -178,48 +186,55 @@ class BaseLayer(
   @property
   def path(self) -> tuple[str, ...]:
     """Names from the root layer to this one; () for the root."""
-    self._require_bound('path')
-    return self._run.path_of(self.module_name)
+    self._pax_require_bound('path')
+    return self._pax_run.path_of(self.module_name)
 
-  def _describe(self) -> str:
+  def _pax_describe(self) -> str:
     """How error messages name this layer."""
     where = self.__dict__.get('module_name') or self.name
     return f'{type(self).__name__} {where!r}' if where else type(self).__name__
 
   def __repr__(self):
     fields = ', '.join(
-        f'{name}={self.__dict__.get(name)!r}' for name in self._field_order
-        if name != 'parent' and not self._is_default(name))
+      f'{name}={self.__dict__.get(name)!r}'
+      for name in self._pax_field_order
+      if name != 'parent' and not self._pax_is_default(name)
+    )
     return f'{type(self).__name__}({fields})'
 
-  def _is_default(self, name: str) -> bool:
+  def _pax_is_default(self, name: str) -> bool:
     value = self.__dict__.get(name)
-    if name in ('weight_split_dims_mapping', 'activation_split_dims_mapping',
-                'params_init'):
+    if name in (
+      'weight_split_dims_mapping',
+      'activation_split_dims_mapping',
+      'params_init',
+    ):
       return True
-    default = self._plain_defaults.get(name)
+    default = self._pax_plain_defaults.get(name)
     return value is None or value is default
 
   def __eq__(self, other):
     if self is other:
       return True
-    if type(self) is not type(other) or self._phase or other._phase:
+    if type(self) is not type(other) or self._pax_phase or other._pax_phase:
       return NotImplemented
-    return all(getattr(self, f) == getattr(other, f) for f in self._field_order)
+    return all(getattr(self, f) == getattr(other, f) for f in self._pax_field_order)
 
   __hash__ = object.__hash__
 
   # -- Life cycle -------------------------------------------------------------
 
-  def _unbound_copy(self) -> 'BaseLayer':
+  def _pax_unbound_copy(self) -> 'BaseLayer':
     """A copy that holds the field values only."""
     twin = object.__new__(type(self))
     own = self.__dict__
-    twin.__dict__.update((f, own[f]) for f in self._field_names if f in own)
-    twin.__dict__.update(own.get('_given', {}))
+    twin.__dict__.update((f, own[f]) for f in self._pax_field_names if f in own)
+    twin.__dict__.update(own.get('_pax_given', {}))
     return twin
 
-  def _bind(self, run: run_lib.Run, name: str | None, module_name: str | None = None):
+  def _pax_bind(
+    self, run: run_lib.Run, name: str | None, module_name: str | None = None
+  ):
     """Makes this layer an `hk.Module`, as root or as a user's own construction.
 
     Args:
@@ -228,178 +243,180 @@ class BaseLayer(
       module_name: the full module name, taken as it is. None: below the current
         module, made unique by Haiku.
     """
-    self._check_name(name)
+    self._pax_check_name(name)
     values = self.__dict__
     own = frozenset(values)
     _Binder(self, hk.force_name(module_name) if module_name else name)
-    # What Haiku keeps on a module: children get the same, see _bind_below.
-    run.module_attributes = [(k, v) for k, v in values.items()
-                             if k not in own and k not in ('module_name', 'name')]
-    self._enter_run(run)
+    # What Haiku keeps on a module: children get the same, see _pax_bind_below.
+    run.module_attributes = [
+      (k, v)
+      for k, v in values.items()
+      if k not in own and k not in ('module_name', 'name')
+    ]
+    self._pax_enter_run(run)
     if run.root_name is None:
       run.start(self.module_name)
-    self._freeze_fields()
+    self._pax_freeze_fields()
 
-  def _bind_below(self, parent: 'BaseLayer', name: str, module_name: str):
+  def _pax_bind_below(self, parent: 'BaseLayer', name: str, module_name: str):
     """Makes this layer an `hk.Module` with an exact name, as part of `parent`'s tree.
 
-    Equivalent to `_bind`, without the bookkeeping that finds a unique name: layers
+    Equivalent to `_pax_bind`, without the bookkeeping that finds a unique name: layers
     check their children's names themselves, and this is called for every child in
     every trace.
     """
-    self._check_name(name)
-    run = parent._run
+    self._pax_check_name(name)
+    run = parent._pax_run
     if module_name in run.names:
       raise errors.NameInUseError(
-          f'{parent._describe()}: there is a layer {module_name!r} already, so a layer '
-          f'named {name!r} cannot be created here (a shared_weight_layer_id is the '
-          'name of a layer below the root).')
+        f'{parent._pax_describe()}: there is a layer {module_name!r} already, so a '
+        f'layer named {name!r} cannot be created here (a shared_weight_layer_id is the '
+        'name of a layer below the root).'
+      )
     values = self.__dict__
     for key, value in run.module_attributes:
       values[key] = value if isinstance(value, _IMMUTABLE) else type(value)()
     values['module_name'] = module_name
     values['name'] = name
-    self._enter_run(run)
-    self._freeze_fields()
+    self._pax_enter_run(run)
+    self._pax_freeze_fields()
 
-  def _check_name(self, name: str | None):
+  def _pax_check_name(self, name: str | None):
     if name is not None and not _is_identifier(name):
       raise ValueError(
-          f'{type(self).__name__} cannot be named {name!r}: names of layers become '
-          'Haiku module names and must be Python identifiers (letters, digits, _).')
+        f'{type(self).__name__} cannot be named {name!r}: names of layers become '
+        'Haiku module names and must be Python identifiers (letters, digits, _).'
+      )
 
-  def _enter_run(self, run: run_lib.Run):
+  def _pax_enter_run(self, run: run_lib.Run):
     values = self.__dict__
-    values['_run'] = run
-    values['_phase'] = BOUND
-    values['_weights'] = {}
-    values['_non_trainables'] = {}
-    values['_children'] = {}
-    values['_opened'] = set()
-    values['_compact_depth'] = 0
+    values['_pax_run'] = run
+    values['_pax_phase'] = BOUND
+    values['_pax_weights'] = {}
+    values['_pax_non_trainables'] = {}
+    values['_pax_children'] = {}
+    values['_pax_opened'] = set()
+    values['_pax_compact_depth'] = 0
     if self.fprop_dtype is None:
       values['fprop_dtype'] = self.dtype
     if run.initializing:
       run.names[self.module_name] = self
 
-  def _run_setup(self, in_scope: bool = False):
+  def _pax_run_setup(self, in_scope: bool = False):
     """Runs `setup` in this module's name scope, once.
 
     Args:
       in_scope: the caller is in that scope already, in `__call__`.
     """
     values = self.__dict__
-    values['_phase'] = IN_SETUP
+    values['_pax_phase'] = IN_SETUP
     try:
-      if type(self)._has_setup:
+      if type(self)._pax_has_setup:
         with run_lib.setup_scope():
           self.setup() if in_scope else _SetUp(self)
     except BaseException:
-      values['_phase'] = BOUND
-      for table in ('_weights', '_non_trainables', '_children'):
+      values['_pax_phase'] = BOUND
+      for table in ('_pax_weights', '_pax_non_trainables', '_pax_children'):
         values[table].clear()
       raise
-    values['_phase'] = READY
-    if self._run.initializing:
-      self._run.set_up[self.path] = self
-    if self._run.is_stale(self.module_name, constants.SUMMARIES):
-      self._run.stale[self.module_name].discard(constants.SUMMARIES)
-      self._scoped(hk.set_state, constants.SUMMARIES, {})
+    values['_pax_phase'] = READY
+    if self._pax_run.initializing:
+      self._pax_run.set_up[self.path] = self
+    if self._pax_run.is_stale(self.module_name, constants.SUMMARIES):
+      self._pax_run.stale[self.module_name].discard(constants.SUMMARIES)
+      self._pax_scoped(hk.set_state, constants.SUMMARIES, {})
 
-  @contextlib.contextmanager
-  def _name_scope(self):
+  def _pax_name_scope(self):
     """Enters this module's scope, wherever the caller is."""
-    run = self._run
-    before, run.entering = run.entering, True
-    try:
-      scope = hk.name_scope(hk.force_name(self.module_name))
-    finally:
-      run.entering = before
-    with scope:
-      yield
+    return self._pax_run.scope(self.module_name)
 
-  def _scoped(self, function, *args, **kwargs):
+  def _pax_scoped(self, function, *args, **kwargs):
     """Calls a Haiku function in this module's scope."""
     if hk.current_name() == self.module_name:
       return function(*args, **kwargs)
-    with self._name_scope():
+    with self._pax_name_scope():
       return function(*args, **kwargs)
 
-  def _require_bound(self, what: str):
+  def _pax_require_bound(self, what: str):
     """Refuses an unbound layer; runs `setup` if that has not happened yet."""
-    if self._phase == UNBOUND:
+    if self._pax_phase == UNBOUND:
       raise ValueError(
-          f'{self._describe()} is unbound, so {what!r} is not available. Build the '
-          'layer inside the function given to hk.transform_with_state, create it '
-          "with create_child in another layer's setup, or use layer.init/apply/bind.")
+        f'{self._pax_describe()} is unbound, so {what!r} is not available. Build the '
+        'layer inside the function given to hk.transform_with_state, create it '
+        "with create_child in another layer's setup, or use layer.init/apply/bind."
+      )
 
-  def _require_setup(self, what: str):
-    self._require_bound(what)
-    if self._phase == BOUND:
-      self._run_setup()
+  def _pax_require_setup(self, what: str):
+    self._pax_require_bound(what)
+    if self._pax_phase == BOUND:
+      self._pax_run_setup()
 
-  def _call_slowly(self, in_scope, is_compact: bool, args, kwargs):
+  def _pax_call_slowly(self, in_scope, is_compact: bool, args, kwargs):
     """A method call that has something to do first; see metaclass.py."""
-    if self._phase == BOUND:
-      self._run_setup()
-    run = self._run
+    if self._pax_phase == BOUND:
+      self._pax_run_setup()
+    run = self._pax_run
     if not (run.initializing or is_compact or run_lib.in_setup()):
       return in_scope(self, *args, **kwargs)
     with contextlib.ExitStack() as stack:
       if run.initializing and run not in run_lib.guarded():
         stack.enter_context(_guard_names(run))
       if is_compact:
-        self.__dict__['_compact_depth'] += 1
-        stack.callback(self.__dict__.__setitem__, '_compact_depth',
-                       self._compact_depth - 1)
-      if self._phase == READY:
+        self.__dict__['_pax_compact_depth'] += 1
+        stack.callback(
+          self.__dict__.__setitem__, '_pax_compact_depth', self._pax_compact_depth - 1
+        )
+      if self._pax_phase == READY:
         stack.enter_context(run_lib.outside_setup())
       return in_scope(self, *args, **kwargs)
 
   def __setattr__(self, name: str, value: Any):
-    phase = self._phase
+    phase = self._pax_phase
     if phase == UNBOUND:
       object.__setattr__(self, name, value)
       return
     if phase != IN_SETUP:
       raise errors.SetAttributeFrozenModuleError(
-          f'{self._describe()} is frozen: cannot set attribute {name!r}. Bound layers '
-          'may be changed only in setup; keep values that change in a non-trainable '
-          'variable (create_variable(..., trainable=False), update_var).')
-    if name in self._field_names:
+        f'{self._pax_describe()} is frozen: cannot set attribute {name!r}. Bound '
+        'layers may be changed only in setup; keep values that change in a '
+        'non-trainable variable (create_variable(..., trainable=False), update_var).'
+      )
+    if name in self._pax_field_names:
       raise errors.SetAttributeFrozenModuleError(
-          f'{self._describe()}: setup cannot assign the field {name!r}. Use another '
-          'attribute name, or set the field on the config.')
+        f'{self._pax_describe()}: setup cannot assign the field {name!r}. Use another '
+        'attribute name, or set the field on the config.'
+      )
     if isinstance(value, hk.Module) and not isinstance(value, BaseLayer):
-      self._check_hosted(value)
-    object.__setattr__(self, name, self._adopt(value, name))
+      self._pax_check_hosted(value)
+    object.__setattr__(self, name, self._pax_adopt(value, name))
 
-  def _check_hosted(self, module: hk.Module):
+  def _pax_check_hosted(self, module: hk.Module):
     """Refuses a plain Haiku module that has the module name of a child."""
-    for child in self._children.values():
+    for child in self._pax_children.values():
       if child.module_name == module.module_name:
         raise errors.NameInUseError(
-            f'{self._describe()}: {type(module).__name__} and a child both have the '
-            f'module name {module.module_name!r} and would share parameters. Give the '
-            'Haiku module another name: name=...')
+          f'{self._pax_describe()}: {type(module).__name__} and a child both have the '
+          f'module name {module.module_name!r} and would share parameters. Give the '
+          'Haiku module another name: name=...'
+        )
 
   def __getattr__(self, name: str):
     # Only called when `name` is not found: setup may still have to create it.
-    if name in self._default_factories:
+    if name in self._pax_default_factories:
       leaves = children.leaf_templates(type(self))
       if name in leaves:  # build_child left it out
         value = self.__dict__[name] = leaves[name].clone()
         return value
     if not name.startswith('__'):
-      if self._interactive is not None:
-        return self._interactive.attribute(name)
-      if self._phase == BOUND and self._has_setup:
-        self._run_setup()
+      if self._pax_interactive is not None:
+        return self._pax_interactive.attribute(name)
+      if self._pax_phase == BOUND and self._pax_has_setup:
+        self._pax_run_setup()
         return getattr(self, name)
     hint = ''
-    if self._phase == UNBOUND and not name.startswith('_'):
+    if self._pax_phase == UNBOUND and not name.startswith('_'):
       hint = ' The layer is unbound: what setup creates exists on bound layers only.'
-    raise AttributeError(f'{self._describe()} has no attribute {name!r}.{hint}')
+    raise AttributeError(f'{self._pax_describe()} has no attribute {name!r}.{hint}')
 
 
 @contextlib.contextmanager
@@ -409,18 +426,23 @@ def _guard_names(run: run_lib.Run):
   def guard(next_function, args, kwargs, context):
     out = next_function(*args, **kwargs)
     module = context.module
-    if (context.method_name != '__init__' or run.entering
-        or run_lib.guarded()[-1] is not run or '/' not in module.module_name
-        or isinstance(module, BaseLayer)):
+    if (
+      context.method_name != '__init__'
+      or run.entering
+      or run_lib.guarded()[-1] is not run
+      or '/' not in module.module_name
+      or isinstance(module, BaseLayer)
+    ):
       return out
     taken = run.names.get(module.module_name)
     if run_lib.in_setup():
       run.names.setdefault(module.module_name, module)
     if taken is not None and taken is not module:
       raise errors.NameInUseError(
-          f'{type(module).__name__} got the module name {module.module_name!r}, which '
-          f'{type(taken).__name__} created in setup already has: the two would share '
-          'their parameters. Give one of them another name.')
+        f'{type(module).__name__} got the module name {module.module_name!r}, which '
+        f'{type(taken).__name__} created in setup already has: the two would share '
+        'their parameters. Give one of them another name.'
+      )
     return out
 
   run_lib.guarded().append(run)

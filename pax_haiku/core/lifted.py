@@ -23,9 +23,12 @@ from pax_haiku.core.weights import WeightHParams
 Flat = dict[str, dict[str, Any]]  # {module: {name: value}}
 
 
-def stacked_metadata(hparams: WeightHParams, prefix: Sequence[int],
-                     split_dims_mapping=None, optimizer_dims_mapping=None
-                     ) -> WeightHParams:
+def stacked_metadata(
+  hparams: WeightHParams,
+  prefix: Sequence[int],
+  split_dims_mapping=None,
+  optimizer_dims_mapping=None,
+) -> WeightHParams:
   """The declaration of a variable stacked along new leading axes of sizes `prefix`."""
   n = len(prefix)
 
@@ -36,20 +39,28 @@ def stacked_metadata(hparams: WeightHParams, prefix: Sequence[int],
     return axes if axes is None else [a + n if a >= 0 else a for a in axes]
 
   return dataclasses.replace(
-      hparams,
-      repeat_prefix=[*prefix, *(hparams.repeat_prefix or ())],
-      repeat_prefix_split_dims_mapping=extend(
-          split_dims_mapping, hparams.repeat_prefix_split_dims_mapping),
-      repeat_optimizer_dims_mapping=extend(
-          optimizer_dims_mapping, hparams.repeat_optimizer_dims_mapping),
-      fan_in_axes=shift(hparams.fan_in_axes),
-      fan_out_axes=shift(hparams.fan_out_axes))
+    hparams,
+    repeat_prefix=[*prefix, *(hparams.repeat_prefix or ())],
+    repeat_prefix_split_dims_mapping=extend(
+      split_dims_mapping, hparams.repeat_prefix_split_dims_mapping
+    ),
+    repeat_optimizer_dims_mapping=extend(
+      optimizer_dims_mapping, hparams.repeat_optimizer_dims_mapping
+    ),
+    fan_in_axes=shift(hparams.fan_in_axes),
+    fan_out_axes=shift(hparams.fan_out_axes),
+  )
 
 
 def map_variables(function: Callable[[Any], Any], state: Flat) -> Flat:
   """Applies `function` to plain variables; buckets stay as they are."""
-  return {m: {k: v if variables_lib.is_bucket(k) else jax.tree.map(function, v)
-              for k, v in bundle.items()} for m, bundle in state.items()}
+  return {
+    m: {
+      k: v if variables_lib.is_bucket(k) else jax.tree.map(function, v)
+      for k, v in bundle.items()
+    }
+    for m, bundle in state.items()
+  }
 
 
 def _changed(before: Flat, after: Flat) -> Flat:
@@ -76,8 +87,9 @@ class Streams:
   haiku: jax.Array | None
 
   @classmethod
-  def split(cls, run: run_lib.Run, num: int, split_params: bool
-            ) -> tuple['Streams', 'Streams']:
+  def split(
+    cls, run: run_lib.Run, num: int, split_params: bool
+  ) -> tuple['Streams', 'Streams']:
     """(keys to scan over, keys that all iterations share) of a loop of `num`."""
     key = hk.maybe_next_rng_key()
     scanned = cls(None, None if key is None else jax.random.split(key, num))
@@ -116,11 +128,15 @@ class Lifted:
   # -- Running ------------------------------------------------------------------
 
   def _inner_run(self, streams: Streams, initializing: bool, metadata=None):
-    outer = self.owner._run
+    outer = self.owner._pax_run
     run = run_lib.Run(
-        initializing=initializing, rngs=streams.pax, is_mutable=outer.is_mutable,
-        counters=outer.counters, metadata=metadata,
-        prefix=outer.path_of(self.child.module_name))
+      initializing=initializing,
+      rngs=streams.pax,
+      is_mutable=outer.is_mutable,
+      counters=outer.counters,
+      metadata=metadata,
+      prefix=outer.path_of(self.child.module_name),
+    )
     run.set_up = outer.set_up
     return run
 
@@ -128,8 +144,8 @@ class Lifted:
     name = self.child.name
 
     def call(*args):
-      twin = self.child._unbound_copy()
-      twin._bind(run, name, name)
+      twin = self.child._pax_unbound_copy()
+      twin._pax_bind(run, name, name)
       out = body(twin, *args)
       if box is not None:
         box.append(out)
@@ -155,7 +171,8 @@ class Lifted:
     run = self._inner_run(streams, initializing=False)
     with self._active(run):
       out, new_state = self._transformed(run, body).apply(
-          params, state, streams.haiku, *args)
+        params, state, streams.haiku, *args
+      )
     return out, _changed(state, new_state)
 
   # -- Variables ------------------------------------------------------------------
@@ -163,28 +180,32 @@ class Lifted:
   def _inner(self, flat) -> Flat:
     inside = self.child.module_name
     cut = len(self._outer_prefix)
-    return {m[cut:]: dict(b) for m, b in flat.items()
-            if m == inside or m.startswith(inside + '/')}
+    return {
+      m[cut:]: dict(b)
+      for m, b in flat.items()
+      if m == inside or m.startswith(inside + '/')
+    }
 
   def read(self) -> tuple[Flat, Flat]:
     """The child's parameters and state, as the outer transform holds them now."""
     return self._inner(hk.get_params()), self._inner(hk.get_current_state())
 
   def _parent_scope(self):
-    return hk.name_scope(hk.force_name(self._parent))
+    return self.owner._pax_run.scope(self._parent)
 
   def exists(self) -> bool:
     """Whether this trace created (or ran) the child's variables before."""
-    return self.child.module_name in self.owner._run.lifted
+    return self.child.module_name in self.owner._pax_run.lifted
 
   def mark(self):
-    self.owner._run.lifted.add(self.child.module_name)
+    self.owner._pax_run.lifted.add(self.child.module_name)
 
   def register(self, params: Flat, state: Flat):
     """Registers freshly created variables with the outer transform."""
     with self._parent_scope():
       lift, updater = hk.transparent_lift_with_state(
-          lambda: (params, state), allow_reuse=True)
+        lambda: (params, state), allow_reuse=True
+      )
       lift()
       updater.ignore_update()
 
@@ -198,7 +219,7 @@ class Lifted:
 
   def clear_stale(self) -> Flat:
     """Empty summaries for those that an earlier apply left below the child."""
-    stale = self.owner._run.stale
+    stale = self.owner._pax_run.stale
     inside = self.child.module_name
     cut = len(self._outer_prefix)
     out: Flat = {}
@@ -210,8 +231,7 @@ class Lifted:
 
 def without_buckets(state: Flat, names: Sequence[str]) -> Flat:
   """`state` without the buckets in `names`."""
-  return {m: {k: v for k, v in b.items() if k not in names}
-          for m, b in state.items()}
+  return {m: {k: v for k, v in b.items() if k not in names} for m, b in state.items()}
 
 
 def _sum_aux_losses(bucket):
@@ -251,8 +271,9 @@ def collect(state: Flat, before: Flat, again: bool, unpack_summaries: int = 0) -
       out[module][constants.AUX_LOSS] = losses
     if unpack_summaries and constants.SUMMARIES in bundle:
       out[module][constants.SUMMARIES] = jax.tree.map(
-          lambda x: [x[i:i + 1] for i in range(unpack_summaries)],
-          bundle[constants.SUMMARIES])
+        lambda x: [x[i : i + 1] for i in range(unpack_summaries)],
+        bundle[constants.SUMMARIES],
+      )
   return out
 
 
@@ -260,7 +281,8 @@ def _struct(tree, drop_leading: bool = False):
   def one(x):
     shape = jnp.shape(x)
     return jax.ShapeDtypeStruct(
-        shape[1:] if drop_leading else shape, jnp.result_type(x))
+      shape[1:] if drop_leading else shape, jnp.result_type(x)
+    )
 
   return jax.tree.map(one, tree)
 
@@ -296,8 +318,18 @@ class Stacking:
     return jax.tree.map(lambda x: x.reshape(*self.prefix, *x.shape[1:]), tree)
 
 
-def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
-         write=None, ignore=()):
+def scan(
+  owner,
+  child,
+  body,
+  carry,
+  xs,
+  stacking: Stacking,
+  *,
+  checkpoint=None,
+  write=None,
+  ignore=(),
+):
   """`jax.lax.scan` over iterations of a child, each with its slice of the variables.
 
   Args:
@@ -318,7 +350,7 @@ def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
   streams the body's draws are counted as if the body had been traced twice, which is
   what Flax's scan does and what decides the keys there.
   """
-  run = owner._run
+  run = owner._pax_run
   lifted = Lifted(owner, child)
   creating = run.initializing and not lifted.exists()
   scanned, shared = Streams.split(run, stacking.length, split_params=run.initializing)
@@ -327,13 +359,15 @@ def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
   def init_body(carry, iteration):
     streams, x = iteration
     (carry, y), params, state = lifted.init(
-        shared.merged(streams), body, carry, x, metadata=metadata)
+      shared.merged(streams), body, carry, x, metadata=metadata
+    )
     return carry, (params, state, y)
 
   def apply_body(carry, iteration):
     params, state, streams, x = iteration
     (carry, y), changed = lifted.apply(
-        params, state, shared.merged(streams), body, carry, x)
+      params, state, shared.merged(streams), body, carry, x
+    )
     return carry, (changed, y)
 
   before: Flat = {}
@@ -343,8 +377,12 @@ def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
   else:
     params, before = lifted.read()
     state = without_buckets(before, (*run_lib.FRESH_BUCKETS, *ignore))
-    iterations = (stacking.flatten(params), map_variables(stacking.flatten, state),
-                  scanned, xs)
+    iterations = (
+      stacking.flatten(params),
+      map_variables(stacking.flatten, state),
+      scanned,
+      xs,
+    )
     body_once = apply_body  # jax.checkpoint would remember the first trace
     step = apply_body if checkpoint is None else checkpoint(apply_body)
 
@@ -362,12 +400,16 @@ def scan(owner, child, body, carry, xs, stacking: Stacking, *, checkpoint=None,
     params, state, ys = out
     for (collection, path, name), hparams in (metadata or {}).items():
       run.metadata[(collection, path, name)] = stacked_metadata(
-          hparams, stacking.prefix, stacking.split_dims_mapping,
-          stacking.optimizer_dims_mapping)
+        hparams,
+        stacking.prefix,
+        stacking.split_dims_mapping,
+        stacking.optimizer_dims_mapping,
+      )
   else:
     state, ys = out
-  state = collect(state, before, lifted.exists(),
-                  stacking.length if stacking.unpack_summaries else 0)
+  state = collect(
+    state, before, lifted.exists(), stacking.length if stacking.unpack_summaries else 0
+  )
   state = map_variables(stacking.unflatten, state)
   if creating:
     lifted.register(stacking.unflatten(params), state)

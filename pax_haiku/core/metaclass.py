@@ -21,8 +21,8 @@ from pax_haiku.core import run as run_lib
 UNBOUND, BOUND, IN_SETUP, READY = range(4)
 
 _SHARDING_FIELDS = {
-    'WeightSharding': 'weight_split_dims_mapping',
-    'ActivationSharding': 'activation_split_dims_mapping',
+  'WeightSharding': 'weight_split_dims_mapping',
+  'ActivationSharding': 'activation_split_dims_mapping',
 }
 # Methods of hk.Module that a layer may define, but that need no life cycle.
 _NO_LIFE_CYCLE = ('setup', 'params_dict', 'state_dict')
@@ -51,13 +51,13 @@ def _sharding_override(name: str, bases, namespace):
     nested = namespace.get(class_name)
     if nested is None:
       continue
-    base = next((getattr(b, class_name) for b in bases
-                 if hasattr(b, class_name)), None)
+    base = next((getattr(b, class_name) for b in bases if hasattr(b, class_name)), None)
     if base is not None and not issubclass(nested, base):
       raise ValueError(
-          f'{name}.{class_name} must be a subclass of the {class_name} of its base '
-          f'layer ({base.__qualname__}), found bases {nested.__bases__}. Write '
-          f'`class {class_name}(BaseLayer.{class_name}):`.')
+        f'{name}.{class_name} must be a subclass of the {class_name} of its base '
+        f'layer ({base.__qualname__}), found bases {nested.__bases__}. Write '
+        f'`class {class_name}(BaseLayer.{class_name}):`.'
+      )
     if '__dataclass_fields__' not in nested.__dict__:
       nested = dataclasses.dataclass(frozen=True)(nested)
       namespace[class_name] = nested
@@ -69,9 +69,10 @@ def _check_defaults(name: str, namespace):
   for field in namespace.get('__annotations__', {}):
     if isinstance(namespace.get(field), fdl.Buildable):
       raise ValueError(
-          f'The default of field {name}.{field} is a Config object, which every '
-          f'{name} would share. Use {field}: ... = '
-          'pax_fiddle.template_field(SubLayer) instead.')
+        f'The default of field {name}.{field} is a Config object, which every '
+        f'{name} would share. Use {field}: ... = '
+        'pax_fiddle.template_field(SubLayer) instead.'
+      )
 
 
 # Haiku passes these by name to its own machinery, next to a method's keyword arguments.
@@ -81,7 +82,8 @@ _HAIKU_KEYWORDS = frozenset({'method_name', 'bound_method', 'orig_class'})
 def _takes_haiku_keywords(raw) -> bool:
   parameters = inspect.signature(raw).parameters
   return not _HAIKU_KEYWORDS.isdisjoint(parameters) or any(
-      p.kind is p.VAR_KEYWORD for p in parameters.values())
+    p.kind is p.VAR_KEYWORD for p in parameters.values()
+  )
 
 
 def _unpacking(raw):
@@ -111,8 +113,8 @@ def _setting_up(call):
 
   @functools.wraps(call)
   def call_after_setup(self, *args, **kwargs):
-    if self._phase == BOUND:
-      self._run_setup(in_scope=True)
+    if self._pax_phase == BOUND:
+      self._pax_run_setup(in_scope=True)
     return call(self, *args, **kwargs)
 
   return call_after_setup
@@ -130,15 +132,16 @@ def _with_life_cycle(raw, in_scope):
 
   @functools.wraps(raw)
   def method(self, *args, **kwargs):
-    phase = self._phase
+    phase = self._pax_phase
     if (phase == READY or (phase == BOUND and sets_up_inside)) and not (
-        is_compact or self._run.initializing):
+      is_compact or self._pax_run.initializing
+    ):
       return in_scope(self, *args, **kwargs)
     if phase == UNBOUND:
-      if self._interactive is not None:
-        return self._interactive.call(method, args, kwargs)
+      if self._pax_interactive is not None:
+        return self._pax_interactive.call(method, args, kwargs)
       return raw(self, *args, **kwargs)
-    return self._call_slowly(in_scope, is_compact, args, kwargs)
+    return self._pax_call_slowly(in_scope, is_compact, args, kwargs)
 
   return method
 
@@ -162,7 +165,7 @@ class LayerMeta(type(hk.Module)):
           if accessor is not None:
             hk.transparent(accessor)  # fields and properties never enter a scope
       elif inspect.isfunction(value):
-        if key == 'setup' or '_is_base_layer' in namespace:
+        if key == 'setup' or '_pax_is_base_layer' in namespace:
           hk.transparent(value)
         elif key not in _NO_LIFE_CYCLE and not getattr(value, '_pax_nowrap', False):
           raw_methods[key] = value
@@ -179,22 +182,32 @@ class LayerMeta(type(hk.Module)):
       if _takes_haiku_keywords(raw):
         in_scope = _packing(in_scope)
       setattr(cls, key, _with_life_cycle(raw, in_scope))
-    cls._has_setup = any(
-        'setup' in c.__dict__ for c in cls.__mro__
-        if isinstance(c, LayerMeta) and '_is_base_layer' not in c.__dict__)
+    cls._pax_has_setup = any(
+      'setup' in c.__dict__
+      for c in cls.__mro__
+      if isinstance(c, LayerMeta) and '_pax_is_base_layer' not in c.__dict__
+    )
     fields = [f for f in dataclasses.fields(cls) if f.init]
-    cls._field_order = tuple(f.name for f in dataclasses.fields(cls))
-    cls._field_names = frozenset(cls._field_order)
-    cls._plain_defaults = {f.name: f.default for f in fields
-                           if f.default is not dataclasses.MISSING}
-    cls._default_factories = {f.name: f.default_factory for f in fields
-                              if f.default_factory is not dataclasses.MISSING}
+    cls._pax_field_order = tuple(f.name for f in dataclasses.fields(cls))
+    cls._pax_field_names = frozenset(cls._pax_field_order)
+    cls._pax_plain_defaults = {
+      f.name: f.default for f in fields if f.default is not dataclasses.MISSING
+    }
+    cls._pax_default_factories = {
+      f.name: f.default_factory
+      for f in fields
+      if f.default_factory is not dataclasses.MISSING
+    }
     base = next((c for c in reversed(cls.__mro__) if isinstance(c, LayerMeta)), cls)
-    cls._base_overrides = {
-        name: default for name, default in cls._plain_defaults.items()
-        if name in base._plain_defaults and base._plain_defaults[name] is not default}
-    cls._custom_init = '__init__' in namespace or any(
-        getattr(b, '_custom_init', False) for b in bases)
+    cls._pax_base_overrides = {
+      name: default
+      for name, default in cls._pax_plain_defaults.items()
+      if name in base._pax_plain_defaults
+      and base._pax_plain_defaults[name] is not default
+    }
+    cls._pax_custom_init = '__init__' in namespace or any(
+      getattr(b, '_pax_custom_init', False) for b in bases
+    )
     hparams_compat.attach(cls)
     return cls
 
@@ -202,13 +215,14 @@ class LayerMeta(type(hk.Module)):
     layer = cls.__new__(cls)
     if args and isinstance(args[0], str | fdl.Buildable):
       raise TypeError(
-          f'{cls.__name__}(...) got {type(args[0]).__name__} as its first positional '
-          'argument, which is the field `dtype`. To build a layer from a config call '
-          '`layer_p.Instantiate()` or `instantiate(layer_p)`; pass fields by keyword.')
+        f'{cls.__name__}(...) got {type(args[0]).__name__} as its first positional '
+        'argument, which is the field `dtype`. To build a layer from a config call '
+        '`layer_p.Instantiate()` or `instantiate(layer_p)`; pass fields by keyword.'
+      )
     cls.__init__(layer, *args, **kwargs)
     if not pax_fiddle.is_building():
       if run_lib.in_setup() and layer.name is not None:
-        layer.__dict__['_keeps_name'] = True  # when it is adopted
+        layer.__dict__['_pax_keeps_name'] = True  # when it is adopted
       layer = layer.__pax_built__()
     return layer
 
@@ -226,14 +240,14 @@ def construct(cls: LayerMeta, arguments: dict[str, Any], lazy=()):
     arguments: {field: value}; every name must be a field.
     lazy: fields that the layer fills in itself when they are first read.
   """
-  if cls._custom_init:
+  if cls._pax_custom_init:
     layer = cls.__new__(cls)
     cls.__init__(layer, **arguments)
     return layer
   layer = cls.__new__(cls)
   values = layer.__dict__
-  values.update(cls._plain_defaults)
-  for name, factory in cls._default_factories.items():
+  values.update(cls._pax_plain_defaults)
+  for name, factory in cls._pax_default_factories.items():
     if name not in arguments and name not in lazy:
       values[name] = factory()
   values.update(arguments)
@@ -247,8 +261,8 @@ def bind_in_new_run(layer):
   if active is not None and active.root_name is not None:
     here = hk.current_name()
     if here == active.root_name or here.startswith(active.root_name + '/'):
-      layer._bind(active, layer.name)
+      layer._pax_bind(active, layer.name)
       return layer
   run = run_lib.Run(initializing=hk.running_init())
-  layer._bind(run, layer.name)
+  layer._pax_bind(run, layer.name)
   return layer

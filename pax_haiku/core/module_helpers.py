@@ -42,6 +42,10 @@ def assert_has_shape(t, shape):
     ValueError: they differ. Switched off inside `asserts.AssertsContext(False)`.
   """
   fits = len(t.shape) == len(shape) and all(
-      want in (-1, have) for have, want in zip(t.shape, shape, strict=True))
-  asserts.eq(fits, True, msg=f'Expected shape {tuple(shape)} (-1: any), found shape '
-             f'{tuple(t.shape)}.')
+    want in (-1, have) for have, want in zip(t.shape, shape, strict=True)
+  )
+  asserts.eq(
+    fits,
+    True,
+    msg=f'Expected shape {tuple(shape)} (-1: any), found shape {tuple(t.shape)}.',
+  )

@@ -10,9 +10,9 @@ from pax_haiku.core import boxes, constants, sharding
 class QuantizationMixin:
   """quantize_weight and quantized_partition_specs; layers override both."""
 
-  def _quantization_children(self):
-    self._require_setup('quantize_weight')
-    return self._children.items()
+  def _pax_quantization_children(self):
+    self._pax_require_setup('quantize_weight')
+    return self._pax_children.items()
 
   def quantize_weight(self) -> dict[str, Any]:
     """This layer's variables and its children's, as they are.
@@ -23,9 +23,11 @@ class QuantizationMixin:
       {collection: {variable: value, child: {...}}} over params and non_trainable.
     """
     out: dict[str, Any] = {}
-    children = list(self._quantization_children())
-    for collection, table in ((constants.PARAMS, self._weights),
-                              (constants.NON_TRAINABLE, self._non_trainables)):
+    children = list(self._pax_quantization_children())
+    for collection, table in (
+      (constants.PARAMS, self._pax_weights),
+      (constants.NON_TRAINABLE, self._pax_non_trainables),
+    ):
       for name in table:
         out.setdefault(collection, {})[name] = self.get_variable(collection, name)
     return _with_children(out, children, 'quantize_weight')
@@ -33,14 +35,17 @@ class QuantizationMixin:
   def quantized_partition_specs(self) -> dict[str, Any]:
     """Partition specs in the structure of `quantize_weight`."""
     out: dict[str, Any] = {}
-    children = list(self._quantization_children())
-    for collection, table in ((constants.PARAMS, self._weights),
-                              (constants.NON_TRAINABLE, self._non_trainables)):
+    children = list(self._pax_quantization_children())
+    for collection, table in (
+      (constants.PARAMS, self._pax_weights),
+      (constants.NON_TRAINABLE, self._pax_non_trainables),
+    ):
       for name, declared in table.items():
         hparams = declared.hparams
         mapping = hparams.tensor_split_dims_mapping or [None] * len(hparams.shape)
         out.setdefault(collection, {})[name] = boxes.BoxedPartitionSpec(
-            meta=sharding.to_partition_spec(mapping, self.mesh_axis_names))
+          meta=sharding.to_partition_spec(mapping, self.mesh_axis_names)
+        )
     return _with_children(out, children, 'quantized_partition_specs')
 
 
@@ -57,5 +62,8 @@ def _with_children(out, children, method: str):
 def _holds_variables(layer) -> bool:
   """Whether the variables given have any of the layer or of what lies below it."""
   own, below = layer.module_name, layer.module_name + '/'
-  return any(module == own or module.startswith(below)
-             for held in (hk.get_params(), hk.get_current_state()) for module in held)
+  return any(
+    module == own or module.startswith(below)
+    for held in (hk.get_params(), hk.get_current_state())
+    for module in held
+  )

@@ -25,11 +25,11 @@ from pax_haiku.core import constants, errors, rng
 
 # Collections that Haiku keeps as one reserved dictionary per module.
 BUCKETS = (
-    constants.SUMMARIES,
-    constants.AUX_LOSS,
-    constants.DECODE_CACHE,
-    constants.PREFIX_DECODE_CACHE,
-    constants.INTERMEDIATES,
+  constants.SUMMARIES,
+  constants.AUX_LOSS,
+  constants.DECODE_CACHE,
+  constants.PREFIX_DECODE_CACHE,
+  constants.INTERMEDIATES,
 )
 # Of these, the ones that a Haiku run starts afresh at each apply.
 FRESH_BUCKETS = (constants.SUMMARIES, constants.AUX_LOSS)
@@ -62,16 +62,35 @@ class Run:
     adopted: {id(unbound layer): (unbound layer, bound layer)}.
   """
 
-  __slots__ = ('initializing', 'rngs', 'counters', 'is_mutable', 'root_name',
-               'prefix', 'metadata', 'shared', 'adopted', 'present',
-               'stale', 'lifted', 'names', 'entering',
-               'set_up', 'module_attributes')
+  __slots__ = (
+    'initializing',
+    'rngs',
+    'counters',
+    'is_mutable',
+    'root_name',
+    'prefix',
+    'metadata',
+    'shared',
+    'adopted',
+    'present',
+    'stale',
+    'lifted',
+    'names',
+    'entering',
+    'set_up',
+    'module_attributes',
+  )
 
-  def __init__(self, *, initializing: bool,
-               rngs: Mapping[str, Any] | None = None,
-               is_mutable: Callable[[str], bool] = lambda collection: True,
-               counters: dict | None = None, prefix: tuple[str, ...] = (),
-               metadata: dict | None = None):
+  def __init__(
+    self,
+    *,
+    initializing: bool,
+    rngs: Mapping[str, Any] | None = None,
+    is_mutable: Callable[[str], bool] = lambda collection: True,
+    counters: dict | None = None,
+    prefix: tuple[str, ...] = (),
+    metadata: dict | None = None,
+  ):
     self.initializing = initializing
     self.rngs = rngs
     self.counters = {} if counters is None else counters
@@ -108,6 +127,14 @@ class Run:
         if constants.AUX_LOSS in stale:
           _zero_aux_losses(module, bundle[constants.AUX_LOSS])
 
+  def scope(self, module: str):
+    """A name scope of exactly this module name, which the name guard lets pass."""
+    before, self.entering = self.entering, True
+    try:
+      return hk.name_scope(hk.force_name(module))
+    finally:
+      self.entering = before
+
   def is_stale(self, module: str, bucket: str) -> bool:
     """Whether a bucket holds nothing but what an earlier apply left."""
     return bucket in self.stale.get(module, ())
@@ -116,7 +143,7 @@ class Run:
     """Path of a module as the streams see it: the root's own name is left out."""
     if module_name == self.root_name:
       return self.prefix
-    return self.prefix + tuple(module_name[len(self.root_name) + 1:].split('/'))
+    return self.prefix + tuple(module_name[len(self.root_name) + 1 :].split('/'))
 
   def draw(self, stream: str, path: tuple[str, ...]):
     """The next key of `stream` in the scope `path` (see core/rng.py)."""
@@ -125,10 +152,11 @@ class Run:
       stream, root = constants.PARAMS, self.rngs.get(constants.PARAMS)
     if root is None:
       raise errors.InvalidRngError(
-          f'Layer {"/".join(path) or "(root)"!r} draws from the random stream '
-          f'{asked!r}, but the streams given are {sorted(self.rngs)}. Pass '
-          "rngs={'random': key} to apply, or {'params': key, 'random': key} to "
-          'init.')
+        f'Layer {"/".join(path) or "(root)"!r} draws from the random stream '
+        f'{asked!r}, but the streams given are {sorted(self.rngs)}. Pass '
+        "rngs={'random': key} to apply, or {'params': key, 'random': key} to "
+        'init.'
+      )
     count = self.counters.get((path, stream), 0) + 1
     self.counters[(path, stream)] = count
     return rng.fold_in_path(root, path, count)

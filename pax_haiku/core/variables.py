@@ -1,9 +1,9 @@
 """Pax's nested collections <-> Haiku's flat parameters and state, without loss.
 
-    Pax:    {'params': {'linear': {'w': a}}, 'non_trainable': {'bn': {'mean': m}},
-             'summaries': {'bn': {'x_scalar': s}}}
-    Haiku:  params {'root/linear': {'w': a}},
-            state  {'root/bn': {'mean': m, 'summaries': {'x_scalar': s}}}
+Pax:    {'params': {'linear': {'w': a}}, 'non_trainable': {'bn': {'mean': m}},
+         'summaries': {'bn': {'x_scalar': s}}}
+Haiku:  params {'root/linear': {'w': a}},
+        state  {'root/bn': {'mean': m, 'summaries': {'x_scalar': s}}}
 """
 
 from collections.abc import Mapping
@@ -43,9 +43,10 @@ def _path(module: str, root: str) -> tuple[str, ...]:
     return ()
   if not module.startswith(root + '/'):
     raise ValueError(
-        f'Module {module!r} does not lie below the root {root!r}; pass the module name '
-        'of the root layer as root=.')
-  return tuple(module[len(root) + 1:].split('/'))
+      f'Module {module!r} does not lie below the root {root!r}; pass the module name '
+      'of the root layer as root=.'
+    )
+  return tuple(module[len(root) + 1 :].split('/'))
 
 
 def sort_keys(tree):
@@ -55,8 +56,12 @@ def sort_keys(tree):
   return {k: sort_keys(tree[k]) for k in sorted(tree)}
 
 
-def to_pax(params: Mapping[str, Mapping[str, Any]],
-           state: Mapping[str, Mapping[str, Any]], *, root: str) -> dict[str, Any]:
+def to_pax(
+  params: Mapping[str, Mapping[str, Any]],
+  state: Mapping[str, Mapping[str, Any]],
+  *,
+  root: str,
+) -> dict[str, Any]:
   """Haiku's flat trees as Pax's nested collections.
 
   Args:
@@ -85,8 +90,6 @@ def to_pax(params: Mapping[str, Mapping[str, Any]],
       for name, item in value.items():
         insert(out.setdefault(collection, {}), path, name, item)
   return sort_keys(out)
-
-
 
 
 def walk(tree: Mapping[str, Any], path: tuple[str, ...] = ()):

@@ -1,8 +1,6 @@
-"""Variables of a layer: create_variable, theta, get_var, summaries, random keys.
+"""Variables of a layer: create_variable, theta, get_var, update_var, random keys.
 
-Trainable variables are Haiku parameters, non-trainable ones Haiku state. Summaries,
-auxiliary losses and decode caches are one reserved state entry (a *bucket*, a dict)
-per module, so they cannot collide with variables.
+Trainable variables are Haiku parameters, non-trainable ones Haiku state.
 """
 
 import dataclasses
@@ -16,12 +14,9 @@ import jax
 import jax.numpy as jnp
 
 from pax_haiku.core import (
-  boxes,
   constants,
-  context,
   errors,
   init_var,
-  summaries,
   weights,
 )
 from pax_haiku.core import run as run_lib
@@ -42,7 +37,7 @@ class Theta:
     self._layer = layer
 
   def __getattr__(self, name: str):
-    return self._layer._read_theta(name)
+    return self._layer._pax_read_theta(name)
 
   __getitem__ = __getattr__
 
@@ -80,8 +75,9 @@ class VariablesMixin:
 
   # -- Creation ---------------------------------------------------------------
 
-  def create_variable(self, name: str, var_hparams: WeightHParams,
-                      trainable: bool = True):
+  def create_variable(
+    self, name: str, var_hparams: WeightHParams, trainable: bool = True
+  ):
     """Declares a variable of this layer; allowed in setup and compact methods.
 
     Args:
@@ -98,46 +94,53 @@ class VariablesMixin:
       AttributeError: the layer has an attribute of that name.
       NameInUseError: there is such a variable already.
     """
-    self._require_bound('create_variable')
-    if self._phase != IN_SETUP and not self._compact_depth:
+    self._pax_require_bound('create_variable')
+    if self._pax_phase != IN_SETUP and not self._pax_compact_depth:
       raise ValueError(
-          f'{self._describe()}: create_variable({name!r}) is allowed in setup or in a '
-          'compact method only.')
-    table = self._weights if trainable else self._non_trainables
-    self._check_variable_name(name, trainable, table)
-    hparams = self._complete(var_hparams, trainable)
+        f'{self._pax_describe()}: create_variable({name!r}) is allowed in setup or in '
+        'a compact method only.'
+      )
+    table = self._pax_weights if trainable else self._pax_non_trainables
+    self._pax_check_variable_name(name, trainable, table)
+    hparams = self._pax_complete(var_hparams, trainable)
     keeps = weights.var_disallow_bfloat16_conversion(hparams)
     shape = tuple(hparams.shape)
     collection = constants.PARAMS if trainable else constants.NON_TRAINABLE
     declared = Declared(
-        hparams, shape,
-        functools.partial(self._initial_value, name, hparams, collection), keeps)
+      hparams,
+      shape,
+      functools.partial(self._pax_initial_value, name, hparams, collection),
+      keeps,
+    )
     table[name] = declared
-    run = self._run
-    read = functools.partial(self._read_theta if trainable else self.get_var, name)
+    run = self._pax_run
+    read = functools.partial(self._pax_read_theta if trainable else self.get_var, name)
     if not run.initializing:
       return None if _is_dropped(sys._getframe(1)) else read()
     if run.metadata is not None:
       run.metadata[(collection, self.path, name)] = hparams
     get = hk.get_parameter if trainable else hk.get_state
-    self._scoped(get, name, shape, hparams.dtype, declared.init)
+    self._pax_scoped(get, name, shape, hparams.dtype, declared.init)
     return read()
 
-  def _check_variable_name(self, name: str, trainable: bool, table):
+  def _pax_check_variable_name(self, name: str, trainable: bool, table):
     if name in self.__dict__ or hasattr(type(self), name):
       raise AttributeError(
-          f'{self._describe()}: can not create a new variable named {name!r}, the '
-          f'layer already has a field, method, child or attribute of that name.')
-    if name in table or name in self._children:
+        f'{self._pax_describe()}: can not create a new variable named {name!r}, the '
+        f'layer already has a field, method, child or attribute of that name.'
+      )
+    if name in table or name in self._pax_children:
       raise errors.NameInUseError(
-          f'{self._describe()}: the name {name!r} is in use already, by a '
-          f'{"child" if name in self._children else "variable"}.')
+        f'{self._pax_describe()}: the name {name!r} is in use already, by a '
+        f'{"child" if name in self._pax_children else "variable"}.'
+      )
     if not trainable and (name in run_lib.BUCKETS or name.startswith('@')):
       raise ValueError(
-          f'{self._describe()}: {name!r} is reserved and cannot be the name of a '
-          'non-trainable variable.')
+        f'{self._pax_describe()}: {name!r} is reserved and cannot be the name of a '
+        'non-trainable variable.'
+      )
 
-  def _complete(self, var_hparams: WeightHParams, trainable: bool) -> WeightHParams:
+  def _pax_complete(self, var_hparams: WeightHParams, trainable: bool) -> WeightHParams:
     """A private copy of the declaration with the layer's defaults filled in."""
     hparams = object.__new__(type(var_hparams))  # copy.copy is ten times slower
     hparams.__dict__.update(var_hparams.__dict__)
@@ -147,34 +150,42 @@ class VariablesMixin:
       hparams.dtype = self.dtype
     if not isinstance(hparams.collections, list):
       raise TypeError(
-          f'{self._describe()}: WeightHParams.collections must be a list, got '
-          f'{hparams.collections!r}.')
+        f'{self._pax_describe()}: WeightHParams.collections must be a list, got '
+        f'{hparams.collections!r}.'
+      )
     labels = hparams.collections = list(hparams.collections)
     if self.ici_mesh_shape is not None:
       mapping = hparams.tensor_split_dims_mapping
       if mapping is not None and len(mapping) != len(hparams.shape):
         raise AssertionError(
-            f'{self._describe()}: the sharding {mapping} does not fit the shape '
-            f'{list(hparams.shape)}.')
-    if (self.skip_lp_regularization
-        and WeightHParamsCollection.SKIP_LP_REGULARIZATION not in labels):
+          f'{self._pax_describe()}: the sharding {mapping} does not fit the shape '
+          f'{list(hparams.shape)}.'
+        )
+    if (
+      self.skip_lp_regularization
+      and WeightHParamsCollection.SKIP_LP_REGULARIZATION not in labels
+    ):
       labels.append(WeightHParamsCollection.SKIP_LP_REGULARIZATION)
     if not trainable and WeightHParamsCollection.NON_TRAINABLE not in labels:
       labels.append(WeightHParamsCollection.NON_TRAINABLE)
     return hparams
 
-  def _initial_value(self, name: str, hparams: WeightHParams, collection: str,
-                     shape, dtype):
+  def _pax_initial_value(
+    self, name: str, hparams: WeightHParams, collection: str, shape, dtype
+  ):
     """Initializer given to Haiku; draws this layer's next `params` key."""
-    run = self._run
+    run = self._pax_run
     creates = run.initializing or (
-        collection == constants.NON_TRAINABLE and not run.native
-        and run.is_mutable(collection))
+      collection == constants.NON_TRAINABLE
+      and not run.native
+      and run.is_mutable(collection)
+    )
     if not creates:
-      self._refuse_missing(name, collection)
+      self._pax_refuse_missing(name, collection)
     if tuple(shape) != tuple(hparams.shape) or dtype != hparams.dtype:
       hparams = dataclasses.replace(
-          hparams, shape=tuple(shape), dtype=dtype, tensor_split_dims_mapping=None)
+        hparams, shape=tuple(shape), dtype=dtype, tensor_split_dims_mapping=None
+      )
     if not run.native:
       key = run.draw(constants.PARAMS, self.path)
     elif hparams.init.method == 'constant':
@@ -183,23 +194,32 @@ class VariablesMixin:
       key = self.next_prng_key(constants.PARAMS)
     return init_var.init_var(hparams, key, f'{self.module_name}/{name}')
 
-  def _refuse_missing(self, name: str, collection: str):
-    held = (hk.get_params() if collection == constants.PARAMS
-            else hk.get_current_state())
-    held = {m: [n for n in b if not variables_lib.is_bucket(n)]
-            for m, b in held.items()}
-    error = (errors.ScopeParamNotFoundError if any(held.values())
-             else errors.ScopeCollectionNotFound)
+  def _pax_refuse_missing(self, name: str, collection: str):
+    held = hk.get_params() if collection == constants.PARAMS else hk.get_current_state()
+    held = {
+      m: [n for n in b if not variables_lib.is_bucket(n)] for m, b in held.items()
+    }
+    error = (
+      errors.ScopeParamNotFoundError
+      if any(held.values())
+      else errors.ScopeCollectionNotFound
+    )
     found = sorted(held.get(self.module_name, ()))
     raise error(
-        f'{self._describe()}: no variable {name!r} in collection {collection!r} of the '
-        f'variables given; for this layer they hold {found}. Were they made by init of '
-        'the same model, with the same method?')
+      f'{self._pax_describe()}: no variable {name!r} in collection {collection!r} of '
+      f'the variables given; for this layer they hold {found}. Were they made by init '
+      'of the same model, with the same method?'
+    )
 
   def create_quantized_variable(
-      self, name: str, weight_hparams: WeightHParams, scale_shape=(),
-      dtype=jnp.int8, use_symmetric: bool = True,
-      scale_hparams: WeightHParams | None = None):
+    self,
+    name: str,
+    weight_hparams: WeightHParams,
+    scale_shape=(),
+    dtype=jnp.int8,
+    use_symmetric: bool = True,
+    scale_hparams: WeightHParams | None = None,
+  ):
     """Declares an integer weight with its scale and, if asymmetric, its zero point.
 
     Args:
@@ -216,10 +236,12 @@ class VariablesMixin:
     """
     if scale_hparams is not None and list(scale_shape):
       raise ValueError(
-          f'{self._describe()}: give scale_shape or scale_hparams of {name!r}, not '
-          f'both; got {scale_shape} and {scale_hparams}.')
+        f'{self._pax_describe()}: give scale_shape or scale_hparams of {name!r}, not '
+        f'both; got {scale_shape} and {scale_hparams}.'
+      )
     weight = dataclasses.replace(
-        weight_hparams, dtype=dtype, init=weights.WeightInit.Constant(0))
+      weight_hparams, dtype=dtype, init=weights.WeightInit.Constant(0)
+    )
     self.create_variable(name, weight)
     scale = scale_hparams or WeightHParams(shape=scale_shape)
     self.create_variable(name + constants.QUANTIZED_SCALE_NAME_POSTFIX, scale)
@@ -238,10 +260,12 @@ class VariablesMixin:
     """Declares a weight and its non-trainable mask `name_sparsity_mask`, all False."""
     self.create_variable(name, weight_hparams)
     mask = dataclasses.replace(
-        weight_hparams, init=weights.WeightInit.Constant(False), dtype=jnp.bool_,
-        collections=None)
-    self.create_variable(
-        name + constants.SPARSITY_NAME_POSTFIX, mask, trainable=False)
+      weight_hparams,
+      init=weights.WeightInit.Constant(False),
+      dtype=jnp.bool_,
+      collections=None,
+    )
+    self.create_variable(name + constants.SPARSITY_NAME_POSTFIX, mask, trainable=False)
 
   def get_sparse_weight(self, name: str):
     """(weight, mask) of a sparse variable."""
@@ -252,49 +276,58 @@ class VariablesMixin:
   @property
   def theta(self) -> Theta:
     """The trainable variables: `self.theta.w` or `self.theta['w']`."""
-    if self._interactive is not None:
-      return self._interactive.attribute('theta')
-    self._require_setup('theta')
-    theta = self.__dict__.get('_theta')
+    if self._pax_interactive is not None:
+      return self._pax_interactive.attribute('theta')
+    self._pax_require_setup('theta')
+    theta = self.__dict__.get('_pax_theta')
     if theta is None:
-      theta = self.__dict__['_theta'] = Theta(self)
+      theta = self.__dict__['_pax_theta'] = Theta(self)
     return theta
 
-  def _read_theta(self, name: str):
-    declared = self._weights.get(name)
+  def _pax_read_theta(self, name: str):
+    declared = self._pax_weights.get(name)
     if declared is None:
       raise ValueError(
-          f'{self._describe()} has no trainable variable {name!r} in theta; it has '
-          f'{sorted(self._weights)}.' + (
-              f' {name!r} is not trainable: use get_var.'
-              if name in self._non_trainables else ''))
+        f'{self._pax_describe()} has no trainable variable {name!r} in theta; it has '
+        f'{sorted(self._pax_weights)}.'
+        + (
+          f' {name!r} is not trainable: use get_var.'
+          if name in self._pax_non_trainables
+          else ''
+        )
+      )
     hparams = declared.hparams
     try:
-      value = self._scoped(
-          hk.get_parameter, name, declared.shape, hparams.dtype, declared.init)
+      value = self._pax_scoped(
+        hk.get_parameter, name, declared.shape, hparams.dtype, declared.init
+      )
     except ValueError:
-      self._explain_shape(name, declared)
+      self._pax_explain_shape(name, declared)
       raise
     dtype = self.fprop_dtype
-    if (value.dtype != dtype and jnp.issubdtype(value.dtype, jnp.floating)
-        and not (declared.keeps_dtype and dtype == jnp.bfloat16)
-        and not self._was_cast(name, value.dtype, hparams.dtype)):
+    if (
+      value.dtype != dtype
+      and jnp.issubdtype(value.dtype, jnp.floating)
+      and not (declared.keeps_dtype and dtype == jnp.bfloat16)
+      and not self._pax_was_cast(name, value.dtype, hparams.dtype)
+    ):
       value = value.astype(dtype)
     return value
 
-  def _was_cast(self, name: str, dtype, declared_dtype) -> bool:
+  def _pax_was_cast(self, name: str, dtype, declared_dtype) -> bool:
     """Whether a custom getter or a precision policy chose the dtype of a value."""
     if dtype == declared_dtype:
       return False
     stored = hk.get_params().get(self.module_name, {}).get(name)
     return stored is not None and stored.dtype != dtype
 
-  def _explain_shape(self, name: str, declared: Declared):
+  def _pax_explain_shape(self, name: str, declared: Declared):
     given = hk.get_params().get(self.module_name, {}).get(name)
     if given is not None and given.shape != declared.shape:
       raise errors.ScopeParamShapeError(
-          f'{self._describe()}: variable {name!r} is declared with shape '
-          f'{declared.shape}, but the value given has shape {given.shape}.') from None
+        f'{self._pax_describe()}: variable {name!r} is declared with shape '
+        f'{declared.shape}, but the value given has shape {given.shape}.'
+      ) from None
 
   def get_var(self, name: str):
     """The value of a non-trainable variable, never cast.
@@ -302,23 +335,28 @@ class VariablesMixin:
     Raises:
       AssertionError: there is no such variable.
     """
-    self._require_declared('get_var')
-    declared = self._non_trainables.get(name)
+    self._pax_require_declared('get_var')
+    declared = self._pax_non_trainables.get(name)
     if declared is None:
       raise AssertionError(
-          f'{self._describe()} has no non-trainable variable {name!r}; it has '
-          f'{sorted(self._non_trainables)}.' + (
-              f' {name!r} is trainable: use theta.{name}.'
-              if name in self._weights else ''))
-    return self._scoped(hk.get_state, name, declared.shape, declared.hparams.dtype,
-                        declared.init)
+        f'{self._pax_describe()} has no non-trainable variable {name!r}; it has '
+        f'{sorted(self._pax_non_trainables)}.'
+        + (
+          f' {name!r} is trainable: use theta.{name}.'
+          if name in self._pax_weights
+          else ''
+        )
+      )
+    return self._pax_scoped(
+      hk.get_state, name, declared.shape, declared.hparams.dtype, declared.init
+    )
 
-  def _require_declared(self, what: str):
+  def _pax_require_declared(self, what: str):
     # As in Praxis, a child that was not used yet has no variables in init, but in
     # apply the values given can be read before.
-    self._require_bound(what)
-    if not self._run.initializing:
-      self._require_setup(what)
+    self._pax_require_bound(what)
+    if not self._pax_run.initializing:
+      self._pax_require_setup(what)
 
   def update_var(self, name: str, value):
     """Writes a non-trainable variable; no effect in init or if it is immutable.
@@ -327,181 +365,22 @@ class VariablesMixin:
       ValueError: another shape than the variable's, or a trainable variable.
       AssertionError: there is no such variable.
     """
-    self._require_declared('update_var')
-    if name in self._weights and name not in self._non_trainables:
+    self._pax_require_declared('update_var')
+    if name in self._pax_weights and name not in self._pax_non_trainables:
       raise ValueError(
-          f'{self._describe()}: {name!r} is trainable; update_var writes non-trainable '
-          'variables only. Trainable ones change through their gradients.')
-    run = self._run
+        f'{self._pax_describe()}: {name!r} is trainable; update_var writes '
+        'non-trainable variables only. Trainable ones change through their gradients.'
+      )
+    run = self._pax_run
     if run.initializing or not run.is_mutable(constants.NON_TRAINABLE):
       return
     shape = jnp.shape(self.get_var(name))
     if jnp.shape(value) != shape:
       raise ValueError(
-          f'{self._describe()}: update_var({name!r}) got shape {jnp.shape(value)}, but '
-          f'the variable has shape {shape}.')
-    self._scoped(hk.set_state, name, jnp.asarray(value))
-
-  @property
-  def variables(self) -> dict[str, Any]:
-    """All collections, restricted to this layer and what lies below it."""
-    if self._interactive is not None:
-      return self._interactive.attribute('variables')
-    self._require_bound('variables')
-    inside = self.module_name + '/'
-    trees = []
-    for held in (hk.get_params(), hk.get_current_state()):
-      trees.append({
-          m: {k: v for k, v in b.items() if not self._run.is_stale(m, k)}
-          for m, b in held.items()
-          if m == self.module_name or m.startswith(inside)})
-    return variables_lib.to_pax(*trees, root=self.module_name)
-
-  def is_initializing(self) -> bool:
-    """True while variables are being created."""
-    return self._phase != 0 and self._run.initializing
-
-  def is_mutable_collection(self, collection: str) -> bool:
-    """Whether this run may write the collection.
-
-    Under a user's own `hk.transform_with_state` everything may be written, but decode
-    caches only if the given state holds some (see `update_decode_state`).
-    """
-    self._require_bound('is_mutable_collection')
-    run = self._run
-    if run.native and collection in (
-        constants.DECODE_CACHE, constants.PREFIX_DECODE_CACHE,
-        constants.INTERMEDIATES, constants.PARAMS):
-      return any(entry == collection for _, entry in run.present)
-    return run.is_mutable(collection)
-
-  def has_variable(self, collection: str, name: str) -> bool:
-    """Whether this layer holds a value of that name in the collection."""
-    self._require_bound('has_variable')
-    if collection == constants.PARAMS:
-      return name in hk.get_params().get(self.module_name, {})
-    if collection == constants.NON_TRAINABLE:
-      return name in hk.get_current_state().get(self.module_name, {})
-    return name in self._bucket(collection)
-
-  def get_variable(self, collection: str, name: str, default=None):
-    """The stored value, or `default`; `params` are not cast."""
-    self._require_bound('get_variable')
-    if collection == constants.PARAMS:
-      return hk.get_params().get(self.module_name, {}).get(name, default)
-    if collection == constants.NON_TRAINABLE:
-      return hk.get_current_state().get(self.module_name, {}).get(name, default)
-    return self._bucket(collection).get(name, default)
-
-  def put_variable(self, collection: str, name: str, value):
-    """Stores a value in one of this layer's collections.
-
-    Raises:
-      ModifyScopeVariableError: the collection is immutable, or it is `params`.
-    """
-    self._require_bound('put_variable')
-    if collection == constants.PARAMS or not self._run.is_mutable(collection):
-      raise errors.ModifyScopeVariableError(
-          f'{self._describe()}: cannot write {name!r}, the collection {collection!r} '
-          'is immutable in this run. Pass mutable=[...] to init or apply.')
-    if collection == constants.NON_TRAINABLE:
-      self._scoped(hk.set_state, name, value)
-    else:
-      self._put(collection, name, value)
-
-  def sow(self, collection: str, name: str, value) -> bool:
-    """Appends a value to the tuple `name` of a collection, if that is mutable."""
-    if not self.is_mutable_collection(collection):
-      return False
-    self._put(collection, name, (*self._bucket(collection).get(name, ()), value))
-    return True
-
-  # -- Buckets ----------------------------------------------------------------
-
-  def _bucket(self, collection: str) -> dict:
-    """This layer's bucket of a collection as it stands; {} if there is none."""
-    key = variables_lib.bucket_key(collection)
-    if self._run.is_stale(self.module_name, key):
-      return {}
-    if (key not in self._opened
-        and (self.module_name, key) not in self._run.present):
-      return {}
-    return self._scoped(hk.get_state, key)
-
-  def _put(self, collection: str, name: str, value):
-    """Adds an entry to this layer's bucket of a collection."""
-    key = variables_lib.bucket_key(collection)
-    bucket = self._bucket(collection)
-    if self._run.initializing and bucket:
-      # init returns the first value set of each state entry: add to that very dict,
-      # so that the tree is the same after init and after apply.
-      bucket[name] = value
-    else:
-      self._scoped(hk.set_state, key, {**bucket, name: value})
-      self._opened.add(key)
-      self._run.stale.get(self.module_name, set()).discard(key)
-
-  def add_summary(self, name: str, tensor, summary_type=summaries.SummaryType.SCALAR,
-                  verbosity: int = 2):
-    """Records a summary; one of the same name and type in this layer is replaced.
-
-    Args:
-      name: the key is `name` with the type's suffix.
-      tensor: an array, or a function of no arguments that is called only if the
-        summary is kept. Images are [h, w, c] or [b, h, w, c], audio is [t, c] or
-        [b, t, c].
-      summary_type: what a writer makes of it.
-      verbosity: dropped if higher than the JaxContext's `summary_verbosity`.
-    """
-    self._require_bound('add_summary')
-    top = context.JaxContext.top()
-    if top is not None and verbosity > top.summary_verbosity:
-      return
-    kept = self._run.is_mutable(constants.SUMMARIES)
-    if callable(tensor):
-      if not kept:
-        return
-      tensor = tensor()
-    if isinstance(tensor, bool | int | float):
-      tensor = jnp.asarray(tensor)  # so that init and apply leave the same state
-    tensor = summaries.layer_summary_value(tensor, summary_type)
-    if kept:
-      key = name + summaries.get_summary_type_suffix(summary_type)
-      self._put(constants.SUMMARIES, key, tensor)
-
-  def add_aux_loss(self, name: str, value, weight=None):
-    """Records an auxiliary loss; values and weights of one name add up.
-
-    Args:
-      name: key within this layer.
-      value: the loss.
-      weight: its weight, as in WeightedScalars; ones like `value` if None.
-    """
-    self._require_bound('add_aux_loss')
-    if not self._run.is_mutable(constants.AUX_LOSS):
-      return
-    value = jnp.asarray(value)
-    weight = jnp.ones_like(value) if weight is None else jnp.asarray(weight)
-    before = self._bucket(constants.AUX_LOSS).get(name)
-    if before is not None:
-      value, weight = value + before.value, weight + before.weight
-    self._put(constants.AUX_LOSS, name, boxes.AuxLossStruct(value, weight))
-
-  def get_decode_state(self, name: str):
-    """A value of this layer's decode cache; AssertionError if it is not there."""
-    self._require_bound('get_decode_state')
-    bucket = self._bucket(constants.DECODE_CACHE)
-    if name not in bucket:
-      raise AssertionError(
-          f'{self._describe()} has no decode state {name!r}; it has {sorted(bucket)}. '
-          'Was init_states called, with the decode cache mutable?')
-    return bucket[name]
-
-  def update_decode_state(self, name: str, value):
-    """Writes (or creates) a value of the decode cache; no-op if that is immutable."""
-    self._require_bound('update_decode_state')
-    if self._run.is_mutable(constants.DECODE_CACHE):
-      self._put(constants.DECODE_CACHE, name, value)
+        f'{self._pax_describe()}: update_var({name!r}) got shape {jnp.shape(value)}, '
+        f'but the variable has shape {shape}.'
+      )
+    self._pax_scoped(hk.set_state, name, jnp.asarray(value))
 
   # -- Randomness and casts -----------------------------------------------------
 
@@ -515,15 +394,16 @@ class VariablesMixin:
     Raises:
       InvalidRngError: no key was given.
     """
-    self._require_bound('next_prng_key')
-    run = self._run
+    self._pax_require_bound('next_prng_key')
+    run = self._pax_run
     if not run.native:
       return run.draw(name, self.path)
     key = hk.maybe_next_rng_key()
     if key is None:
       raise errors.InvalidRngError(
-          f'{self._describe()} needs a random key ({name!r}), but the transformed '
-          'function was called with rng=None. Pass a jax.random key to init/apply.')
+        f'{self._pax_describe()} needs a random key ({name!r}), but the transformed '
+        'function was called with rng=None. Pass a jax.random key to init/apply.'
+      )
     return key
 
   def _cast_to_fprop_dtype(self, tree):

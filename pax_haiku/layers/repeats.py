@@ -77,24 +77,30 @@ class Repeat(base_layer.BaseLayer):
   def _check_fields(self):
     def require(condition: bool, what: str):
       if not condition:
-        raise AssertionError(f'{self._describe()}: {what}.')
+        raise AssertionError(f'{self._pax_describe()}: {what}.')
 
     require(self.sub_tpl is not None, 'sub_tpl is required, found None')
     require(self.x_times > 0, f'x_times must be > 0, found {self.x_times}')
     sub = self.weight_split_dims_mapping.sub
-    for name, mapping in (('weight_split_dims_mapping.sub', sub),
-                          ('optimizer_dims_mapping', self.optimizer_dims_mapping)):
-      require(mapping is None or (isinstance(mapping, list | tuple)
-                                  and len(mapping) == 1),
-              f'{name} must be None or a list of one entry, found {mapping!r}')
+    for name, mapping in (
+      ('weight_split_dims_mapping.sub', sub),
+      ('optimizer_dims_mapping', self.optimizer_dims_mapping),
+    ):
+      require(
+        mapping is None or (isinstance(mapping, list | tuple) and len(mapping) == 1),
+        f'{name} must be None or a list of one entry, found {mapping!r}',
+      )
     if self.nd_prefix_shape is not None:
       shape = tuple(self.nd_prefix_shape)
-      require(len(shape) >= 1 and math.prod(shape) == self.x_times,
-              f'the product of nd_prefix_shape {shape} must be x_times '
-              f'({self.x_times})')
-      require(len(shape) == 1 or (sub is None and self.optimizer_dims_mapping is None),
-              'weight_split_dims_mapping.sub and optimizer_dims_mapping must be None '
-              'with an nd_prefix_shape of several dims')
+      require(
+        len(shape) >= 1 and math.prod(shape) == self.x_times,
+        f'the product of nd_prefix_shape {shape} must be x_times ({self.x_times})',
+      )
+      require(
+        len(shape) == 1 or (sub is None and self.optimizer_dims_mapping is None),
+        'weight_split_dims_mapping.sub and optimizer_dims_mapping must be None '
+        'with an nd_prefix_shape of several dims',
+      )
 
   @property
   def sublayer(self) -> base_layer.BaseLayer:
@@ -106,17 +112,24 @@ class Repeat(base_layer.BaseLayer):
       return None if mapping is None else tuple(mapping)
 
     return lifted.Stacking(
-        length=self.x_times,
-        prefix=tuple(self.nd_prefix_shape or (self.x_times,)),
-        split_dims_mapping=as_tuple(self.weight_split_dims_mapping.sub),
-        optimizer_dims_mapping=as_tuple(self.optimizer_dims_mapping),
-        unpack_summaries=self.unpack_summaries)
+      length=self.x_times,
+      prefix=tuple(self.nd_prefix_shape or (self.x_times,)),
+      split_dims_mapping=as_tuple(self.weight_split_dims_mapping.sub),
+      optimizer_dims_mapping=as_tuple(self.optimizer_dims_mapping),
+      unpack_summaries=self.unpack_summaries,
+    )
 
   # -- Forward ------------------------------------------------------------------
 
-  def __call__(self, inputs: NestedJTensor, *args, method_name: str | None = None,
-               per_layer_kwargs: dict[str, Any] | None = None,
-               reversed_per_layer_kwargs: dict[str, Any] | None = None, **kwargs):
+  def __call__(
+    self,
+    inputs: NestedJTensor,
+    *args,
+    method_name: str | None = None,
+    per_layer_kwargs: dict[str, Any] | None = None,
+    reversed_per_layer_kwargs: dict[str, Any] | None = None,
+    **kwargs,
+  ):
     """Runs the sublayers.
 
     Args:
@@ -136,20 +149,29 @@ class Repeat(base_layer.BaseLayer):
       ValueError: a sublayer changes the structure of its input.
     """
     return self.call_with_custom_method(
-        inputs, *args,
-        method_factory=lambda sub: getattr(sub, method_name or '__call__'),
-        per_layer_kwargs=per_layer_kwargs,
-        reversed_per_layer_kwargs=reversed_per_layer_kwargs, **kwargs)
+      inputs,
+      *args,
+      method_factory=lambda sub: getattr(sub, method_name or '__call__'),
+      per_layer_kwargs=per_layer_kwargs,
+      reversed_per_layer_kwargs=reversed_per_layer_kwargs,
+      **kwargs,
+    )
 
   def call_with_custom_method(
-      self, inputs: NestedJTensor, *args,
-      method_factory: Callable[[base_layer.BaseLayer], Callable[..., Any]],
-      per_layer_kwargs: dict[str, Any] | None = None,
-      reversed_per_layer_kwargs: dict[str, Any] | None = None, **kwargs):
+    self,
+    inputs: NestedJTensor,
+    *args,
+    method_factory: Callable[[base_layer.BaseLayer], Callable[..., Any]],
+    per_layer_kwargs: dict[str, Any] | None = None,
+    reversed_per_layer_kwargs: dict[str, Any] | None = None,
+    **kwargs,
+  ):
     """As `__call__`, with `method_factory(sublayer)` as the function to run."""
     carried = self.positional_args_as_scan_carry
-    extra = {**(per_layer_kwargs or {}),
-             **jax.tree.map(lambda x: x[::-1], reversed_per_layer_kwargs or {})}
+    extra = {
+      **(per_layer_kwargs or {}),
+      **jax.tree.map(lambda x: x[::-1], reversed_per_layer_kwargs or {}),
+    }
     keep_all = self.return_intermediate_outputs or self.collect_intermediate_outputs
 
     def body(sub, carry, extra):
@@ -162,11 +184,13 @@ class Repeat(base_layer.BaseLayer):
 
     policy = checkpoint_policy_lib.custom_policy(self.checkpoint_policy)
     out, stacked = self._scan(
-        body, (inputs, *args) if carried else inputs, extra,
-        checkpoint=functools.partial(
-            jax.checkpoint, policy=policy, prevent_cse=False),
-        write=self._write_unrolled if self.unroll_in_decode else None,
-        ignore=_CACHES if self.unroll_in_decode else ())
+      body,
+      (inputs, *args) if carried else inputs,
+      extra,
+      checkpoint=functools.partial(jax.checkpoint, policy=policy, prevent_cse=False),
+      write=self._write_unrolled if self.unroll_in_decode else None,
+      ignore=_CACHES if self.unroll_in_decode else (),
+    )
     if self.return_intermediate_outputs:
       return stacked
     if self.collect_intermediate_outputs:
@@ -177,12 +201,14 @@ class Repeat(base_layer.BaseLayer):
     have, want = jax.tree.structure(after), jax.tree.structure(before)
     if have != want:
       raise ValueError(
-          f'{self._describe()}: a repeated sublayer must return the structure of its '
-          f'input. Input: {want}. Output: {have}.')
+        f'{self._pax_describe()}: a repeated sublayer must return the structure of its '
+        f'input. Input: {want}. Output: {have}.'
+      )
 
   def _scan(self, body, carry, xs=None, **options):
-    return lifted.scan(self, self.sublayer, body, carry, xs, self._stacking(),
-                       **options)
+    return lifted.scan(
+      self, self.sublayer, body, carry, xs, self._stacking(), **options
+    )
 
   # -- Decoding -----------------------------------------------------------------
 
@@ -190,8 +216,9 @@ class Repeat(base_layer.BaseLayer):
     """Runs `body(sub, carry) -> carry` over the copies, with their decode caches."""
     if self.is_initializing():
       raise AssertionError(
-          f'{self._describe()}: decoding needs initialized variables; run init with '
-          '`__call__` first.')
+        f'{self._pax_describe()}: decoding needs initialized variables; run init with '
+        '`__call__` first.'
+      )
     if not self.unroll_in_decode:
       return self._scan(lambda sub, c, x: (body(sub, c), None), carry)[0]
     child = lifted.Lifted(self, self.sublayer)
@@ -200,15 +227,17 @@ class Repeat(base_layer.BaseLayer):
     params = stacking.flatten(params)
     caches = _take_caches(state, self.sublayer_name, self.x_times)
     variables = lifted.map_variables(
-        stacking.flatten, lifted.without_buckets(state, _all_buckets(state)))
-    scanned, shared = lifted.Streams.split(self._run, self.x_times, False)
+      stacking.flatten, lifted.without_buckets(state, _all_buckets(state))
+    )
+    scanned, shared = lifted.Streams.split(self._pax_run, self.x_times, False)
     for i in range(self.x_times):
       at_i = functools.partial(jax.tree.map, lambda x, i=i: x[i])
       here = at_i(variables)
       for module, bundle in caches[i].items():
         here.setdefault(module, {}).update(bundle)
       carry, changed = child.apply(
-          at_i(params), here, shared.merged(at_i(scanned)), body, carry)
+        at_i(params), here, shared.merged(at_i(scanned)), body, carry
+      )
       child.write(_layer_caches(changed, self.sublayer_name, i))
     return carry
 
@@ -216,14 +245,14 @@ class Repeat(base_layer.BaseLayer):
     """Writes what the scan left, its stacked decode caches as one per copy."""
     child = lifted.Lifted(self, self.sublayer)
     child.write(lifted.without_buckets(state, _CACHES))
-    caches = {m: {k: v for k, v in b.items() if k in _CACHES}
-              for m, b in state.items()}
+    caches = {m: {k: v for k, v in b.items() if k in _CACHES} for m, b in state.items()}
     for i in range(self.x_times):
       at_i = jax.tree.map(lambda x, i=i: x[i], caches)
       child.write(_layer_caches(at_i, self.sublayer_name, i))
 
   def init_states(self, *args, **kwargs) -> None:
     """Calls `init_states` of each sublayer, which fills its decode cache."""
+
     def body(sub, carry):
       sub.init_states(*args, **kwargs)
       return carry
@@ -232,6 +261,7 @@ class Repeat(base_layer.BaseLayer):
 
   def extend_step(self, step_inputs: NestedJTensor, *args, **kwargs):
     """One decoding step through all sublayers' `extend_step`; the final carry."""
+
     def body(sub, carry):
       out = sub.extend_step(carry, *args, **kwargs)
       self._check_structure(carry, out)
@@ -241,6 +271,7 @@ class Repeat(base_layer.BaseLayer):
 
   def transform_decode_state(self, transform_fn) -> None:
     """Applies `transform_fn` to the decode caches of all sublayers."""
+
     def body(sub, carry):
       sub.transform_decode_state(transform_fn)
       return carry
@@ -249,15 +280,18 @@ class Repeat(base_layer.BaseLayer):
 
   def lazy_broadcast_prefix(self, num_suffix_samples: int, suffix_length: int) -> None:
     """Calls `lazy_broadcast_prefix` of each sublayer."""
+
     def body(sub, carry):
       sub.lazy_broadcast_prefix(num_suffix_samples, suffix_length)
       return carry
 
     self._decode(body)
 
-  def right_align_decode_state_with_prefix(self, max_prefix_size, right_align_fn
-                                           ) -> None:
+  def right_align_decode_state_with_prefix(
+    self, max_prefix_size, right_align_fn
+  ) -> None:
     """Calls `right_align_decode_state_with_prefix` of each sublayer."""
+
     def body(sub, carry):
       sub.right_align_decode_state_with_prefix(max_prefix_size, right_align_fn)
       return carry
@@ -283,11 +317,12 @@ class Repeat(base_layer.BaseLayer):
 
     def stacked(box):
       return base_layer.BoxedPartitionSpec(
-          meta=jax.sharding.PartitionSpec(None, *box.meta))
+        meta=jax.sharding.PartitionSpec(None, *box.meta)
+      )
 
     specs = jax.tree.map(
-        stacked, found[-1],
-        is_leaf=lambda x: isinstance(x, base_layer.BoxedPartitionSpec))
+      stacked, found[-1], is_leaf=lambda x: isinstance(x, base_layer.BoxedPartitionSpec)
+    )
     return {c: {self.sublayer_name: tree} for c, tree in specs.items()}
 
 
@@ -305,7 +340,7 @@ def _take_caches(state, name: str, num: int) -> list[lifted.Flat]:
     inside = f'{name}/layer{i}'
     for module, bundle in state.items():
       if module == inside or module.startswith(inside + '/'):
-        out[i][name + module[len(inside):]] = dict(bundle)
+        out[i][name + module[len(inside) :]] = dict(bundle)
   return out
 
 
@@ -315,5 +350,5 @@ def _layer_caches(state, name: str, i: int) -> lifted.Flat:
   for module, bundle in state.items():
     caches = {k: v for k, v in bundle.items() if k in _CACHES}
     if caches:
-      out[f'{name}/layer{i}{module[len(name):]}'] = caches
+      out[f'{name}/layer{i}{module[len(name) :]}'] = caches
   return out

@@ -6,12 +6,10 @@ bookkeeping of the base layer.
 
 import jax
 import numpy as np
-import pytest
 
 from pax_haiku import base_layer
 
 
-@pytest.mark.xfail(reason='the base layer keeps its bookkeeping under the name _run')
 def test_fuzz_private_method():
   def setup(self):
     self.create_variable('w', base_layer.WeightHParams(

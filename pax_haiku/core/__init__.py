@@ -1,0 +1,1 @@
+"""What makes layers run on Haiku; Pax code imports it from the facades above."""

@@ -47,9 +47,9 @@ def values_for(path: str, leaf: np.ndarray) -> np.ndarray:
   return inputs.uniform(path, leaf.shape, low, high).astype(leaf.dtype)
 
 
-def projection(path: str, shape: tuple[int, ...]) -> np.ndarray:
-  """Fixed weights of one output leaf in the scalar loss."""
-  return inputs.uniform(f'loss:{path}', shape)
+def cotangent(path: str, leaf: Any) -> np.ndarray:
+  """Fixed weights of one output leaf in the scalar loss sum(weights * output)."""
+  return inputs.uniform(f'loss:{path}', leaf.shape).astype(leaf.dtype)
 
 
 class Call:
@@ -101,18 +101,16 @@ class Call:
     return {path: describe_variable(leaf)
             for path, leaf in side_lib.flatten(meta).items()}
 
-  def loss(self, params: Any, floats: list[Any], state: Any) -> tuple[Any, Any]:
+  def apply(self, params: Any, floats: list[Any], state: Any) -> tuple[Any, Any]:
+    """(float outputs by path, (other outputs by path, updated collections))."""
     args, kwargs = self.arguments(floats)
     out, updated = self.layer.apply(
         {'params': params, **state} if params else state, *args, **kwargs,
         **self.method, rngs={'random': jax.random.PRNGKey(SEED + 2)},
         mutable=[*RECORDED, *self.case.collections])
     flat = side_lib.flatten(out)
-    total = jnp.zeros((), jnp.float32)
-    for path, leaf in sorted(flat.items()):
-      if side_lib.is_float(leaf):
-        total += jnp.sum(leaf.astype(jnp.float32) * projection(path, leaf.shape))
-    return total, (flat, updated)
+    float_paths = [path for path, leaf in flat.items() if side_lib.is_float(leaf)]
+    return {path: flat.pop(path) for path in float_paths}, (flat, updated)
 
 
   def prepared(self, variables: dict[str, Any]) -> dict[str, Any]:
@@ -147,20 +145,22 @@ def record(writer: store.Writer, flat: dict[str, Any]) -> dict[str, Any]:
 
 def run_mode(call: Call, variables: dict[str, Any], mode: str,
              writer: store.Writer) -> dict[str, Any]:
+  variables = jax.tree_util.tree_map(jnp.asarray, variables)
   state = {k: v for k, v in variables.items() if k != 'params'}
   params = variables.get('params', {})
   with call.side.context(do_eval=mode == 'eval'):
     state.update(call.prepared(variables))
     if call.case.grads:
-      (_, (out, updated)), grads = jax.value_and_grad(
-          call.loss, argnums=(0, 1), has_aux=True)(params, call.floats, state)
+      out, vjp, (others, updated) = jax.vjp(
+          lambda p, x: call.apply(p, x, state), params, call.floats, has_aux=True)
+      grads = vjp({path: cotangent(path, leaf) for path, leaf in out.items()})
     else:
-      _, (out, updated) = call.loss(params, call.floats, state)
+      out, (others, updated) = call.apply(params, call.floats, state)
       grads = ({}, [])
   flat_grads = {f'params/{k}': v for k, v in side_lib.flatten(grads[0]).items()
                 if k} if params else {}
   flat_grads.update({f'input/{i}': g for i, g in enumerate(grads[1])})
-  got = {'outputs': out, 'grads': flat_grads}
+  got = {'outputs': {**out, **others}, 'grads': flat_grads}
   for section, collection in (('state', 'non_trainable'), ('summaries', 'summaries'),
                               ('aux_loss', 'aux_loss')):
     tree = updated.get(collection, {})

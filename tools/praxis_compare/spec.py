@@ -13,6 +13,7 @@ import numpy as np
 
 MODES = ('train', 'eval')
 DTYPES = ('float32', 'bfloat16')
+FLOAT32, BFLOAT16 = DTYPES[:1], DTYPES[1:]
 # What is compared, in the order of the report.
 SECTIONS = ('tree', 'metadata', 'init', 'outputs', 'grads', 'state', 'summaries',
             'aux_loss', 'extra')
@@ -80,8 +81,10 @@ class Case:
       leaves in `collections` is there when the call runs.
     raises: name of the exception type that both sides must raise.
     collections: further collections to record (`decoder_cache`, `intermediates`).
-    known: section (or `error`), or `dtype section` -> how the newest Praxis, which the
-      project follows, differs from 1.4.0.
+    precision: 'bfloat16' where variables are, so that no result is exact to float32.
+    known: section (or `error`), or `dtype section` -> a declared difference: how the
+      newest Praxis, which the project follows, differs from the 1.4.0 that runs here,
+      or what no one should want to be equal.
     tol: (dtype, section) -> (rtol, atol, reason) where the usual ones are too tight.
     grads: False where the layer cannot be differentiated in reverse mode.
   """
@@ -97,6 +100,7 @@ class Case:
   cast_inputs: bool = True
   raises: str | None = None
   collections: tuple[str, ...] = ()
+  precision: str = ''
   known: Mapping[str, str] = dataclasses.field(default_factory=dict)
   tol: Mapping[tuple[str, str], tuple[float, float, str]] = dataclasses.field(
       default_factory=dict)
@@ -116,6 +120,23 @@ def case(layer: str, variant: str, fields: Mapping[str, Any], *args: Any,
          **options: Any) -> Case:
   """Declares `layer/variant`; positional arguments are those of the call."""
   return Case(f'{layer}/{variant}', Cfg(layer, dict(fields)), args, **options)
+
+
+def family(layer: str, *args: Any, **defaults: Any) -> Callable[..., Case]:
+  """`make(variant, *args, **given)` for cases of one layer that share a start.
+
+  What is given by keyword is an option of the case if `Case` has one of that name, else
+  a field of the layer; both override `defaults`. Without arguments, `args` are used.
+  """
+  names = {f.name for f in dataclasses.fields(Case)}
+
+  def make(variant: str, *own: Any, **given: Any) -> Case:
+    options, fields = {}, {}
+    for name, value in {**defaults, **given}.items():
+      (options if name in names else fields)[name] = value
+    return case(layer, variant, fields, *own or args, **options)
+
+  return make
 
 
 def describe(value: Any) -> str:

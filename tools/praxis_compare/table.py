@@ -21,6 +21,8 @@ import numpy as np
 from praxis_compare import spec, store
 
 TOLERANCES = {'float32': (1e-5, 1e-6), 'bfloat16': (1e-2, 2e-3)}
+ROUNDING = ('JAX 0.4.26 rounds 0.7 * x in bfloat16 otherwise than JAX 0.10; the draws '
+            'themselves are equal')
 OK = ('equal', 'close', 'error as declared', 'known')
 
 
@@ -54,8 +56,11 @@ def tolerance(case: spec.Case, dtype: str, section: str) -> tuple[float, float, 
   """(rtol, atol, why) of one row; zeros mean bit-equal."""
   if (dtype, section) in case.tol:
     return case.tol[dtype, section]
-  if section == 'init':
+  dtype = case.precision or dtype
+  if section == 'init' and dtype == 'float32':
     return 0.0, 0.0, ''
+  if section == 'init':
+    return TOLERANCES[dtype][0], 0.0, ROUNDING
   rtol, atol = TOLERANCES[dtype]
   if (dtype, section) == ('bfloat16', 'grads'):
     return 3 * rtol, 3 * atol, ''
@@ -145,7 +150,7 @@ def compare_tree(row: Row, ours: dict[str, Any], theirs: dict[str, Any]) -> None
 
 
 def excuse(reason: str, found: str) -> str:
-  return f'newest Praxis differs from 1.4.0: {reason} [{found}]'
+  return f'{reason} [{found}]'
 
 
 def compare_errors(row: Row, case: spec.Case, ours: dict | None,

@@ -3,7 +3,7 @@
 import numpy as np
 
 from praxis_compare.inputs import floats
-from praxis_compare.spec import case
+from praxis_compare.spec import BFLOAT16, case
 
 X = floats(3, 7, scale=8.0)
 # Signed zeros, both sides of every kink, values deep in the tails.
@@ -23,5 +23,5 @@ CASES = [
     case('activations.GELU', 'exact-edges', dict(approximate=False), EDGES,
          modes=('train',)),
     case('activations.Tanh', 'float32-input', {}, X, cast_inputs=False,
-         dtypes=('bfloat16',)),
+         dtypes=BFLOAT16),
 ]

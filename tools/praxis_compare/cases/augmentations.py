@@ -1,23 +1,15 @@
 """Cases of `augmentations`: same key, same masking and same shift."""
 
 from praxis_compare.inputs import floats, ids, paddings
-from praxis_compare.spec import case
+from praxis_compare.spec import family
 
 IDS = ids(3, 12, below=20)
 PAD = paddings(3, 12)
 WAVE = floats(4, 30)
 
 
-def mlm(variant, **fields):
-  options = {'raises': fields.pop('raises', None)}
-  return case('augmentations.MaskedLmDataAugmenter', variant, fields, IDS, PAD,
-              **options)
-
-
-def shift(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'modes') if k in fields}
-  return case('augmentations.TemporalShifting', variant, fields, *args, **options)
-
+mlm = family('augmentations.MaskedLmDataAugmenter', IDS, PAD)
+shift = family('augmentations.TemporalShifting')
 
 CASES = [
     mlm('default', vocab_size=20, mask_token_id=19),

@@ -7,7 +7,7 @@ from praxis_compare.spec import case
 
 X = floats(2, 5, 4)
 TABLE = floats(3, 4, name='table')
-NEWER = {'error': 'EinsumGatedOp came after 1.4.0'}
+NEWER = {'error': 'EinsumGatedOp is newer than Praxis 1.4.0'}
 
 CASES = [
     case('base_ops.EinsumOp', 'matmul', {}, '...y,yz->...z', X, floats(4, 3, name='w')),

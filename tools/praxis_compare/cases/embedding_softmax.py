@@ -3,7 +3,7 @@
 import numpy as np
 
 from praxis_compare.inputs import floats, ids, paddings
-from praxis_compare.spec import case
+from praxis_compare.spec import BFLOAT16, case, family
 
 IDS = ids(2, 5, below=7)
 OUTSIDE = np.array([[0, 6, 7], [-1, 20, 3]], np.int32)
@@ -11,37 +11,12 @@ VD = {'num_classes': 7, 'input_dims': 4}
 Q = floats(2, 5, 3, 4)
 POSITION = ids(2, 5, below=9, name='position')
 
-
-def emb(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'method', 'kwargs') if k in fields}
-  return case('embedding_softmax.Embedding', variant, {**VD, **fields}, *args,
-              **options)
-
-
-def pos(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'kwargs', 'known') if k in fields}
-  return case('embedding_softmax.PositionalEmbedding', variant,
-              {'embedding_dims': 6, **fields}, *args, **options)
-
-
-def pos2(variant, **fields):
-  options = {k: fields.pop(k) for k in ('raises',) if k in fields}
-  return case('embedding_softmax.PositionalEmbedding2D', variant,
-              {'embedding_dims': 8, 'h': 2, 'w': 3, **fields}, **options)
-
-
-def rope(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'method', 'cast_inputs', 'dtypes',
-                                        'known') if k in fields}
-  return case('embedding_softmax.RotaryPositionalEmbedding', variant,
-              {'embedding_dims': 4, **fields}, *args, **options)
-
-
-def learned(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'kwargs', 'known') if k in fields}
-  return case('embedding_softmax.TrainablePositionalEmbedding', variant,
-              {'embedding_dims': 4, 'max_seq_length': 9, **fields}, *args, **options)
-
+emb = family('embedding_softmax.Embedding', **VD)
+pos = family('embedding_softmax.PositionalEmbedding', embedding_dims=6)
+pos2 = family('embedding_softmax.PositionalEmbedding2D', embedding_dims=8, h=2, w=3)
+rope = family('embedding_softmax.RotaryPositionalEmbedding', embedding_dims=4)
+learned = family('embedding_softmax.TrainablePositionalEmbedding', embedding_dims=4,
+                 max_seq_length=9)
 
 CASES = [
     case('embedding_softmax.TokenCounter', 'default', {}, IDS, paddings(2, 5)),
@@ -68,19 +43,20 @@ CASES = [
     pos2('cls-tokens', num_prepend_cls_tokens=1, num_append_cls_tokens=2),
     pos2('depth-6', embedding_dims=6, raises='TypeError'),
     rope('default', Q),
-    rope('rank-3', floats(2, 5, 4), known={'error': 'rank 3 is accepted since'}),
+    rope('rank-3', floats(2, 5, 4),
+         known={'error': 'rank 3 is newer than Praxis 1.4.0'}),
     rope('position', Q, POSITION),
     rope('timescales', Q, min_timescale=2, max_timescale=50),
     rope('no-cast', Q, cast_as_fprop_dtype=False),
-    rope('float32-input', Q, cast_inputs=False, dtypes=('bfloat16',)),
+    rope('float32-input', Q, cast_inputs=False, dtypes=BFLOAT16),
     rope('no-cast-float32-input', Q, cast_as_fprop_dtype=False, cast_inputs=False,
-         dtypes=('bfloat16',)),
+         dtypes=BFLOAT16),
     rope('odd-depth', floats(2, 5, 3, 5), embedding_dims=5, raises='ValueError'),
     rope('wrong-depth', floats(2, 5, 3, 6), raises='ValueError'),
     rope('rank-2', floats(5, 4), raises='ValueError'),
     rope('extend-step', floats(2, 3, 4), 3, method='extend_step'),
     rope('extend-step-rank-2', floats(2, 4), 3, method='extend_step',
-         known={'error': 'rank 2 is accepted since'}),
+         known={'error': 'rank 2 is newer than Praxis 1.4.0'}),
     rope('extend-step-window', floats(2, 4, 3, 4), 2, method='extend_step'),
     rope('extend-step-positions', floats(2, 3, 4), np.array([0, 7], np.int32),
          method='extend_step'),

@@ -1,7 +1,7 @@
 """Cases of `linears`: Linear, Bias, FeedForward, MLPBlock, StackingOverTime."""
 
 from praxis_compare.inputs import floats, paddings
-from praxis_compare.spec import Dtype, case, cfg, init
+from praxis_compare.spec import BFLOAT16, Dtype, case, cfg, init
 
 X = floats(2, 5, 4)
 T = floats(2, 11, 3)
@@ -31,9 +31,10 @@ CASES = [
          X),
     case('linears.Linear', 'params-init', dict(IO, params_init=init('Uniform', 0.2)),
          X),
-    case('linears.Linear', 'bfloat16-variables', dict(IO, dtype=Dtype('bfloat16')), X),
+    case('linears.Linear', 'bfloat16-variables', dict(IO, dtype=Dtype('bfloat16')), X,
+         precision='bfloat16'),
     case('linears.Linear', 'float32-input', IO, X, cast_inputs=False,
-         dtypes=('bfloat16',)),
+         dtypes=BFLOAT16),
     case('linears.Linear', 'sharded', {**IO, **MESH, WT: ['d', 'm'],
                                        OUT: ['d', None, 'm']}, X),
     case('linears.Linear', 'wrong-input', IO, floats(2, 5), raises='ValueError'),
@@ -53,9 +54,9 @@ CASES = [
          dict(IO, params_init=init('Gaussian', 2.0)), X),
     case('linears.FeedForward', 'checkpoint-name', dict(IO, checkpoint_str='ffn1'), X),
     case('linears.FeedForward', 'bfloat16-variables', dict(IO, dtype=Dtype('bfloat16')),
-         X),
+         X, precision='bfloat16'),
     case('linears.FeedForward', 'float32-input', IO, X, cast_inputs=False,
-         dtypes=('bfloat16',)),
+         dtypes=BFLOAT16),
     case('linears.FeedForward', 'sharded',
          {**IO, **MESH, WT: ['d', 'm'], OUT: ['d', None, 'm']}, X),
     case('linears.FeedForward', 'sharded-without-out',

@@ -145,14 +145,14 @@ def define(pkg: str) -> dict[str, type]:
     trainable: bool = True
     fan_in_axes: Any = None
     fan_out_axes: Any = None
-    collections: Any = None
+    labels: Any = None
     split: Any = None
 
     def setup(self) -> None:
       self.create_variable('v', WeightHParams(
           list(self.shape), fan_in_axes=self.fan_in_axes,
           fan_out_axes=self.fan_out_axes,
-          collections=None if self.collections is None else list(self.collections),
+          collections=None if self.labels is None else list(self.labels),
           mesh_shape=self.mesh_shape, tensor_split_dims_mapping=self.split),
           trainable=self.trainable)
 

@@ -3,40 +3,32 @@
 import numpy as np
 
 from praxis_compare.inputs import floats, ids, paddings
-from praxis_compare.spec import case
+from praxis_compare.spec import FLOAT32, family
 
 IM = floats(2, 5, 6, 3)
 PAD = paddings(2, 5)
 X = floats(2, 7, 3)
-XPAD = paddings(2, 7) + np.array([[0], [1]], np.float32) * (np.arange(7) > 3)
+XPAD = np.array([[0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1, 1]], np.float32)
 
 
-def pool(variant, *args, **fields):
-  options = {'raises': fields.pop('raises', None)}
-  fields = {'window_shape': (3, 2), 'window_stride': (2, 2), **fields}
-  return case('poolings.Pooling', variant, fields, *args, **options)
-
-
-def everywhere(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'kwargs') if k in fields}
-  return case('poolings.GlobalPooling', variant, fields, *args, **options)
-
-
-def pool1(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'known', 'dtypes') if k in fields}
-  return case('poolings.Pooling1D', variant, fields, *args, **options)
-
+pool = family('poolings.Pooling', window_shape=(3, 2), window_stride=(2, 2))
+everywhere = family('poolings.GlobalPooling')
+pool1 = family('poolings.Pooling1D')
 
 CASES = [
     pool('max', IM),
     pool('max-paddings', IM, PAD),
     pool('max-valid', IM, PAD, padding='VALID'),
-    pool('max-dense', IM, PAD, window_stride=(1, 1)),
-    pool('max-dense-valid', IM, PAD, window_stride=(1, 2), padding='VALID'),
+    pool('max-dense', IM, PAD, window_stride=(1, 1),
+         dtypes=FLOAT32),
+    pool('max-dense-valid', IM, PAD, window_stride=(1, 2), padding='VALID',
+         dtypes=FLOAT32),
     pool('avg', IM, pooling_type='AVG'),
     pool('avg-paddings', IM, PAD, pooling_type='AVG'),
-    pool('avg-valid', IM, PAD, pooling_type='AVG', padding='VALID'),
-    pool('avg-dense', IM, PAD, pooling_type='AVG', window_stride=(1, 1)),
+    pool('avg-valid', IM, PAD, pooling_type='AVG', padding='VALID',
+         dtypes=FLOAT32),
+    pool('avg-dense', IM, PAD, pooling_type='AVG', window_stride=(1, 1),
+         dtypes=FLOAT32),
     pool('integers', ids(2, 5, 6, 3, below=50)),
     pool('avg-integers', ids(2, 5, 6, 3, below=50), pooling_type='AVG'),
     pool('no-window', IM, window_shape=(0, 0), raises='ValueError'),
@@ -66,11 +58,13 @@ CASES = [
     pool1('subsample', X, XPAD, window=1, stride=2),
     pool1('avg', X, window=3, stride=2),
     pool1('avg-paddings', X, XPAD, window=3, stride=2),
-    pool1('avg-dense', X, XPAD, window=2, stride=1),
+    pool1('avg-dense', X, XPAD, window=2, stride=1,
+         dtypes=FLOAT32),
     pool1('max', X, window=3, stride=2, pooling_type='MAX'),
     pool1('max-paddings', X, XPAD, window=3, stride=2, pooling_type='MAX'),
     pool1('max-dense', X, XPAD, window=2, stride=1, pooling_type='MAX'),
-    pool1('rank-2', floats(3, 7), window=3, stride=2),
+    pool1('rank-2', floats(3, 7), window=3, stride=2,
+         dtypes=FLOAT32),
     pool1('window-as-stride', X, XPAD, stride=2,
           known={'error': 'Praxis fails on window=0 by assigning its own field; '
                  'the specification lets a port implement window = stride'}),

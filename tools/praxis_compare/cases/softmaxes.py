@@ -3,7 +3,7 @@
 import numpy as np
 
 from praxis_compare.inputs import floats, ids, paddings, probabilities
-from praxis_compare.spec import case, cfg
+from praxis_compare.spec import BFLOAT16, cfg, family
 
 X = floats(2, 5, 4)
 WEIGHTS = 1 - paddings(2, 5, 1)
@@ -11,20 +11,9 @@ CLASSES = ids(2, 5, 1, below=7)
 PROBS = probabilities(2, 5, 7)
 IDS = ids(2, 5, below=7, name='lookup')
 VD = {'num_classes': 7, 'input_dims': 4}
-OPTIONS = ('raises', 'method', 'kwargs', 'known', 'cast_inputs', 'dtypes', 'modes')
 MESH = {'ici_mesh_shape': [1, 1], 'mesh_axis_names': ['d', 'm'],
         'weight_split_dims_mapping.wt': ['d', 'm'],
         'activation_split_dims_mapping.out': ['d', None, 'm']}
-
-
-def maker(name):
-  def make(variant, *args, **fields):
-    options = {k: fields.pop(k) for k in OPTIONS if k in fields}
-    if not args and 'kwargs' not in options:
-      args, options['kwargs'] = (X, WEIGHTS), {'class_ids': CLASSES}
-    return case(f'embedding_softmax.{name}', variant, {**VD, **fields}, *args,
-                **options)
-  return make
 
 
 def tie(layer, inputs, weights, classes, lookup):
@@ -32,11 +21,14 @@ def tie(layer, inputs, weights, classes, lookup):
   return layer(inputs, weights, class_ids=classes), layer.emb_lookup(lookup)
 
 
-full = maker('FullSoftmax')
-shared = maker('SharedEmbeddingSoftmax')
-major = maker('NClassMajorSharedEmbeddingSoftmax')
-sigmoid = maker('SigmoidCrossEntropy')
-gshard = maker('GShardSharedEmbeddingSoftmax')
+TIED = X, WEIGHTS, CLASSES, IDS
+START = {**VD, 'kwargs': {'class_ids': CLASSES}}
+full = family('embedding_softmax.FullSoftmax', X, WEIGHTS, **START)
+shared = family('embedding_softmax.SharedEmbeddingSoftmax', X, WEIGHTS, **START)
+major = family('embedding_softmax.NClassMajorSharedEmbeddingSoftmax', X, WEIGHTS,
+               **START)
+sigmoid = family('embedding_softmax.SigmoidCrossEntropy', X, WEIGHTS, **START)
+gshard = family('embedding_softmax.GShardSharedEmbeddingSoftmax', X, WEIGHTS, **START)
 
 WITH_PROBS = {'class_probabilities': PROBS}
 BOTH = {'class_ids': CLASSES, 'class_probabilities': PROBS}
@@ -65,25 +57,25 @@ CASES = [
     full('chunk-too-long', chunk_size=6),
     full('rank-2', floats(6, 4), np.ones((6, 1), np.float32),
          kwargs={'class_ids': ids(6, 1, below=7)}),
-    full('float32-input', cast_inputs=False, dtypes=('bfloat16',)),
+    full('float32-input', cast_inputs=False, dtypes=BFLOAT16),
     full('sharded', **MESH),
     full('logits', X, method='get_logits', kwargs={}, soft_cap_logits=2.0),
     full('logits-to-logp', floats(3, 7), method='logits_to_logp', kwargs={}),
     full('no-target', X, WEIGHTS, kwargs={}, raises='ValueError'),
     shared('default'),
-    shared('tied', X, WEIGHTS, CLASSES, IDS, method=tie),
-    shared('tied-matmul', X, WEIGHTS, CLASSES, IDS, method=tie, lookup_style='matmul'),
-    shared('tied-scaled', X, WEIGHTS, CLASSES, IDS, method=tie, scale_sqrt_depth=True,
-           scale_before_logits=True),
+    shared('tied', *TIED, kwargs={}, method=tie),
+    shared('tied-matmul', *TIED, kwargs={}, method=tie, lookup_style='matmul'),
+    shared('tied-scaled', *TIED, kwargs={}, method=tie,
+           scale_sqrt_depth=True, scale_before_logits=True),
     shared('smoothed', label_smoothing_prob=0.1, label_smoothing_apply_for_eval=False),
     shared('extend-step', ids(2, below=7), method='extend_step',
            kwargs={'time_step': 1}),
     shared('lookup', IDS, method='emb_lookup', kwargs={}),
     major('default'),
     major('bias-free', use_bias=False),
-    major('tied', X, WEIGHTS, CLASSES, IDS, method=tie),
-    major('tied-matmul', X, WEIGHTS, CLASSES, IDS, method=tie, lookup_style='matmul'),
-    major('tied-scaled', X, WEIGHTS, CLASSES, IDS, method=tie, scale_sqrt_depth=True),
+    major('tied', *TIED, kwargs={}, method=tie),
+    major('tied-matmul', *TIED, kwargs={}, method=tie, lookup_style='matmul'),
+    major('tied-scaled', *TIED, kwargs={}, method=tie, scale_sqrt_depth=True),
     major('tanh', activation_tpl=cfg('activations.Tanh')),
     major('soft-cap', soft_cap_logits=2.0, z_loss_weight=0.1),
     major('ignores', scale_before_logits=True, feed_forward_tpl=BIAS_FREE),
@@ -101,9 +93,9 @@ CASES = [
     sigmoid('no-feed-forward', X, WEIGHTS, feed_forward_tpl=None, num_classes=4,
             soft_cap_logits=2.0, kwargs={'class_probabilities': PROBS[..., :4]}),
     sigmoid('no-feed-forward-sizes', feed_forward_tpl=None, raises='ValueError'),
-    sigmoid('float32-input', cast_inputs=False, dtypes=('bfloat16',)),
+    sigmoid('float32-input', cast_inputs=False, dtypes=BFLOAT16),
     sigmoid('logits-to-logp', floats(3, 7), method='logits_to_logp', kwargs={},
-            known={'error': 'the method came after 1.4.0'}),
+            known={'error': 'the method is newer than Praxis 1.4.0'}),
     sigmoid('no-target', X, WEIGHTS, kwargs={}, raises='ValueError'),
     sigmoid('one-class-ids', num_classes=1, raises='ValueError'),
     sigmoid('weights-size', X, floats(2, 5, 3), kwargs=WITH_PROBS, raises='ValueError'),
@@ -116,10 +108,10 @@ CASES = [
     gshard('z-loss', z_loss_weight=0.1),
     gshard('soft-cap', soft_cap_logits=0.5),
     gshard('clipped', logits_abs_max=0.2),
-    gshard('tied', X, WEIGHTS, CLASSES, IDS, method=tie),
+    gshard('tied', *TIED, kwargs={}, method=tie),
     gshard('lookup', IDS, method='emb_lookup', kwargs={}),
     gshard('extend-step', ids(2, below=7), method='extend_step',
            kwargs={'time_step': 1}),
-    gshard('float32-input', cast_inputs=False, dtypes=('bfloat16',)),
+    gshard('float32-input', cast_inputs=False, dtypes=BFLOAT16),
     gshard('sharded', **MESH),
 ]

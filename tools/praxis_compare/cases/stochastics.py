@@ -1,17 +1,13 @@
 """Cases of `stochastics`: same key, same mask."""
 
 from praxis_compare.inputs import floats
-from praxis_compare.spec import case
+from praxis_compare.spec import case, family
 
 X = floats(4, 5, 6)
 QK = floats(2, 3, 5, 5)
 
 
-def dropout(variant, *args, **fields):
-  options = {k: fields.pop(k) for k in ('raises', 'modes') if k in fields}
-  fields = {'keep_prob': 0.7, **fields}
-  return case('stochastics.Dropout', variant, fields, *args, **options)
-
+dropout = family('stochastics.Dropout', keep_prob=0.7)
 
 CASES = [
     dropout('keep-all', X, keep_prob=1.0),

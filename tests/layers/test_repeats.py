@@ -500,8 +500,9 @@ def test_scanned_decoding(variables):
   assert shapes(start) == {'decoder_cache': {'sub': {'c': (3, 2), 't': (3,)}}}
   equal(start['decoder_cache']['sub']['c'], variables['params']['sub']['b'])
   np.testing.assert_allclose([out1, out2], STEPS, rtol=FIVE_DIGITS)
-  np.testing.assert_allclose(cache['decoder_cache']['sub']['c'], CACHE, rtol=FIVE_DIGITS)
-  np.testing.assert_array_equal(cache['decoder_cache']['sub']['t'], [2, 2, 2])
+  found = cache['decoder_cache']['sub']
+  np.testing.assert_allclose(found['c'], CACHE, rtol=FIVE_DIGITS)
+  np.testing.assert_array_equal(found['t'], [2, 2, 2])
   np.testing.assert_allclose(
     cache['summaries']['sub']['step_scalar'], [1.6, 0.71502, -2.8494], rtol=FIVE_DIGITS)
 

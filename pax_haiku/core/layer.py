@@ -192,6 +192,8 @@ class BaseLayer(
   def _pax_describe(self) -> str:
     """How error messages name this layer."""
     where = self.__dict__.get('module_name') or self.name
+    if self._pax_run is not None:
+      where = self._pax_run.outside + where
     return f'{type(self).__name__} {where!r}' if where else type(self).__name__
 
   def __repr__(self):
@@ -210,6 +212,10 @@ class BaseLayer(
       'params_init',
     ):
       return True
+    if name == 'fprop_dtype':
+      return value == self.dtype
+    if name in self._pax_default_factories:
+      return value is None or _equal(value, self._pax_default_factories[name]())
     default = self._pax_plain_defaults.get(name)
     return value is None or value is default
 
@@ -417,6 +423,13 @@ class BaseLayer(
     if self._pax_phase == UNBOUND and not name.startswith('_'):
       hint = ' The layer is unbound: what setup creates exists on bound layers only.'
     raise AttributeError(f'{self._pax_describe()} has no attribute {name!r}.{hint}')
+
+
+def _equal(a, b) -> bool:
+  try:
+    return bool(a == b)
+  except (TypeError, ValueError):  # arrays, for instance
+    return False
 
 
 @contextlib.contextmanager

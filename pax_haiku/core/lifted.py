@@ -138,6 +138,7 @@ class Lifted:
       prefix=outer.path_of(self.child.module_name),
     )
     run.set_up = outer.set_up
+    run.outside = outer.outside + self.child.module_name.removesuffix(self.child.name)
     return run
 
   def _transformed(self, run: run_lib.Run, body, box: list | None = None):

@@ -79,6 +79,7 @@ class Run:
     'entering',
     'set_up',
     'module_attributes',
+    'outside',
   )
 
   def __init__(
@@ -103,6 +104,7 @@ class Run:
     self.present = set()  # (module, entry) of the state that this run began with
     self.stale = {}  # module -> its buckets that an earlier apply left
     self.lifted = set()  # module names of children that a loop has run
+    self.outside = ''  # for messages: where this run takes place, as 'net/stack/'
     self.names = {}  # module name -> layer, while initializing
     self.set_up = {}  # path -> layer, while initializing
     self.module_attributes = ()  # what hk.Module put on the root

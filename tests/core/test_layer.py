@@ -132,7 +132,11 @@ def test_equality_is_by_fields():
 
 
 def test_repr_shows_what_was_chosen():
-  assert 'size=7' in repr(Leaf(size=7)) and repr(Leaf(size=7)).startswith('Leaf(')
+  assert repr(Leaf(size=7)) == 'Leaf(size=7)'
+  assert repr(Tree(tpl=Config(Leaf), name='t')) == "Tree(name='t')"
+  assert 'size=3' in repr(Tree(tpl=Config(Leaf, size=3)))
+  assert 'fprop_dtype' in repr(Leaf(fprop_dtype=jnp.bfloat16))
+  assert repr(Tree(extra=jnp.ones(2))).startswith('Tree(extra=Array(')
 
 
 # -- Sharding classes ------------------------------------------------------------

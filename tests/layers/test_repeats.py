@@ -634,6 +634,23 @@ def test_sublayer_must_keep_dtype_and_shape(variables):
       x, method_factory=lambda sub: lambda x: jnp.concatenate([x, x])))
 
 
+def test_errors_inside_name_the_full_path():
+  class Wrong(BaseLayer):
+    def setup(self):
+      self.create_child('bias', Config(linears.Bias, dims=2))
+
+    def __call__(self, x):
+      return self.bias(x) + self.bias.theta.nope
+
+  inner = Config(Repeat, x_times=2, sub_tpl=Config(Wrong), sublayer_name='in')
+  layer = Repeat(x_times=2, sub_tpl=inner, name='repeat')
+  with pytest.raises(ValueError, match="Bias 'repeat/sub/in/bias'.*'nope'"):
+    layer.init(KEYS, X)
+  with pytest.raises(ValueError, match="Bias 'repeat/sub/in/bias'.*'nope'"):
+    hk.transform(lambda x: Repeat(x_times=2, sub_tpl=inner, name='repeat')(x)).init(
+      KEYS['params'], X)
+
+
 def test_bfloat16():
   layer = repeat(fprop_dtype=jnp.bfloat16)
   variables = layer.init(KEYS, X.astype(jnp.bfloat16))

@@ -331,9 +331,7 @@ class FunctionalMixin:
       raise TypeError(
         f'{self._pax_describe()}.clone: {unknown} are not fields of the layer.'
       )
-    twin = self._pax_unbound_copy()
-    twin.__dict__.update(updates)
-    return twin
+    return self._pax_unbound_copy(**updates)
 
   copy = clone
 

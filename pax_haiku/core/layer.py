@@ -230,12 +230,15 @@ class BaseLayer(
 
   # -- Life cycle -------------------------------------------------------------
 
-  def _pax_unbound_copy(self) -> 'BaseLayer':
-    """A copy that holds the field values only."""
+  def _pax_unbound_copy(self, **updates) -> 'BaseLayer':
+    """A copy that holds the field values only, and what a __post_init__ derives."""
     twin = object.__new__(type(self))
     own = self.__dict__
     twin.__dict__.update((f, own[f]) for f in self._pax_field_names if f in own)
     twin.__dict__.update(own.get('_pax_given', {}))
+    twin.__dict__.update(updates)
+    if type(self).__post_init__ is not BaseLayer.__post_init__:
+      twin.__post_init__()
     return twin
 
   def _pax_bind(

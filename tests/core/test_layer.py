@@ -563,6 +563,37 @@ def test_super_setup_and_methods_of_base_classes():
   np.testing.assert_array_equal(layer.apply(layer.init(KEY, X), X), [6.0, 6.0])
 
 
+class Derived(Leaf):
+  """Computes an attribute from a field when it is built."""
+
+  half: int | None = None
+
+  def __post_init__(self):
+    self.double = 2 * self.size
+    if self.half is None:
+      self.half = self.size // 2
+    super().__post_init__()
+
+  def __call__(self, x):
+    return super().__call__(x) * self.double + self.half
+
+
+def test_post_init_holds_for_every_copy():
+  """Numbers seen in Praxis: a clone derives anew, from what the fields hold."""
+  layer = Derived(size=4, name='derived')
+  for made in (layer, Config(Derived, size=4, name='derived').Instantiate()):
+    variables = made.init(KEY, jnp.ones(4))
+    np.testing.assert_array_equal(made.apply(variables, jnp.ones(4)), [18.0] * 4)
+    assert made.bind(variables).double == 8
+  child = Tree(tpl=Config(Derived), name='t')
+  np.testing.assert_array_equal(child.apply(child.init(KEY, X), X), [9.0, 9.0])
+  clone = layer.clone(size=6)
+  assert (clone.double, clone.half) == (12, 2)
+  np.testing.assert_array_equal(
+    hk.without_apply_rng(hk.transform(lambda x: Derived()(x))).apply(
+      {'derived': {'w': X}}, X), [9.0, 9.0])
+
+
 # -- Freezing --------------------------------------------------------------------------
 
 

@@ -85,7 +85,9 @@ CASES = [
     depthwise('sharded', ici_mesh_shape=[1, 1], mesh_axis_names=['d', 'm'],
               use_2d_conv_weight_shape=True,
               **{'weight_split_dims_mapping.him': [None, 'd', 'm']}),
-    light('default', dtypes=DTYPES),
+    light('default', dtypes=DTYPES,
+          tol={('bfloat16', 'grads'): (0.1, 0.05, 'a sum that cancels: here and in '
+               'Praxis it is equally far from the float32 gradient')}),
     light('causal', is_causal=True),
     light('dropout', dropout_prob=0.3),
     light('relu', conv_activation_tpl=cfg('activations.ReLU')),

@@ -277,6 +277,93 @@ def test_pax_layer_with_hk_modules_outside_a_transform():
   np.testing.assert_allclose(out.mean(-1), 0, atol=1e-6)
 
 
+def test_names_do_not_depend_on_what_triggers_setup():
+  class Parent(BaseLayer):
+    def setup(self):
+      self.create_child('host', Config(Host))
+
+    def by_call(self, x):
+      return self.host(x)
+
+    def by_theta(self, x):
+      return self.host.ffn.linear.theta.w
+
+    def by_attribute(self, x):
+      return self.host.early(x)
+
+  def names(method):
+    net = hk.transform_with_state(lambda x: method(Parent(name='p'), x))
+    return set(net.init(KEY, X)[0])
+
+  whole = names(Parent.by_call)
+  assert {'p/host/early', 'p/host/ffn/linear', 'p/host/late'} <= whole
+  assert names(Parent.by_theta) == {'p/host/ffn', 'p/host/ffn/linear'}
+  assert names(Parent.by_attribute) == {'p/host/early'}
+
+
+def test_name_scopes():
+  def scoped(f):
+    def g(x):
+      with hk.name_scope('outer'):
+        return f(x)
+    return g
+
+  params, _ = check(scoped(pax), scoped(hand), X)
+  assert set(params) == {'outer/ffn', 'outer/ffn/linear'}
+
+
+def test_layers_built_in_a_call():
+  """Named one after the other, as Haiku modules built in a call."""
+  class Building(BaseLayer):
+    def __call__(self, x):
+      return Linear()(Linear()(x))
+
+  class HkBuilding(hk.Module):
+    def __call__(self, x):
+      return HkLinear(name='linear')(HkLinear(name='linear')(x))
+
+  params, _ = check(lambda x: Building(name='b')(x), lambda x: HkBuilding('b')(x), X)
+  assert set(params) == {'b/linear', 'b/linear_1'}
+  variables = Building(name='b').init(KEY, X)
+  assert set(variables['params']) == {'linear', 'linear_1'}
+  assert Building(name='b').apply(variables, X).shape == X.shape
+
+
+def test_params_dict():
+  def f(x):
+    layer = Ffn(name='ffn')
+    layer(x)
+    return layer.params_dict(), layer.linear.params_dict(), layer.state_dict()
+
+  net = hk.transform_with_state(f)
+  params, state = net.init(KEY, X)
+  (whole, part, kept), _ = net.apply(params, state, KEY, X)
+  assert set(whole) == {'ffn/b', 'ffn/linear/w'} and set(part) == {'ffn/linear/w'}
+  assert 'ffn/calls' in kept
+
+
+def test_hosted_batch_norm_keeps_its_state_in_both_faces():
+  class Normed(BaseLayer):
+    def setup(self):
+      self.norm = hk.BatchNorm(True, True, 0.9, name='norm')
+
+    def __call__(self, x):
+      return self.norm(x, is_training=not self.do_eval)
+
+  def by_hand(x):
+    with hk.name_scope('normed'):
+      return hk.BatchNorm(True, True, 0.9, name='norm')(x, is_training=True)
+
+  _, state = check(lambda x: Normed(name='normed')(x), by_hand, X)
+  layer = Normed(name='normed')
+  variables = layer.init(KEY, X)
+  for _ in range(2):
+    _, updated = layer.apply(variables, X, mutable=['non_trainable'])
+    variables = {**variables, **updated}
+  equal(variables['non_trainable']['norm']['~']['mean_ema'],
+        state['normed/norm/~/mean_ema'])
+
+
 def test_names_do_not_collide():
   class Clash(BaseLayer):
     where: Any = None

@@ -102,6 +102,8 @@ def test_apply_padding_multiplies():
         (PADDING, 1, PADDING[:, :, None]),
         (PADDING[0], -2, PADDING[0][None, :, None]),
         (PADDING[0, :2], -1, PADDING[0, :2][None, None]),
+        (PADDING[:, :, None, None], 0, PADDING[:, :, None]),
+        (PADDING[:, :, None, None], 1, PADDING[:, :, None]),
     ],
 )
 def test_apply_padding_at_an_axis(padding, axis, aligned):
@@ -249,6 +251,21 @@ def test_concat_nested_maps():
   np.testing.assert_array_equal(out.a, [[1, 1], [2, 2], [2, 2]])
   np.testing.assert_array_equal(out.b.c, [[1], [2], [2]])
   assert out.s == 1 and out.l == [1] and type(out.b) is NestedMap
+
+
+def test_concat_nested_maps_takes_what_cannot_be_joined_from_the_first_map():
+  maps = [
+      NestedMap(a=jnp.ones((1, n)), v=jnp.full(n, n), b=NestedMap(d=jnp.ones((1, 1))))
+      for n in (2, 3, 1)
+  ]
+  maps[0].b.e, maps[2].b.e = 5, 6
+  out = py_utils.concat_nested_maps(maps, 1)
+  assert out.a.shape == (1, 6) and out.b.d.shape == (1, 3) and out.b.e == 5
+  np.testing.assert_array_equal(out.v, [2, 2])
+  assert py_utils.concat_nested_maps(maps[:1], 1) == maps[0]
+  del maps[2].b['d']
+  with pytest.raises(KeyError, match='d; available'):
+    py_utils.concat_nested_maps(maps, 1)
 
 
 def test_filter_by_matching_keys():

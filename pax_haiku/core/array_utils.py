@@ -68,12 +68,13 @@ def apply_padding(
     pad_value: the replacement; 0 if None.
     use_select: selects by `padding > 0`. Otherwise multiplies: inputs (1 - padding)
       + pad_value padding.
-    axis: the dim of `inputs` where the dims of `padding` from `axis` on begin; ones
-      are added behind them so that both end together.
+    axis: the dim of `inputs` where the dims of `padding` from `axis` on begin; behind
+      them ones are added, or dims of size 1 left out, so that both end together.
   """
   if axis is not None:
-    missing = len(inputs.shape[axis:]) - len(padding.shape[axis:])
-    padding = jnp.reshape(padding, padding.shape + (1,) * missing)
+    rank = len(inputs.shape[axis:])
+    tail = (*padding.shape[axis:], *(1,) * rank)[:rank]
+    padding = jnp.reshape(padding, (*padding.shape[:axis], *tail))
   if use_select:
     return jnp.where(padding > 0, 0 if pad_value is None else pad_value, inputs)
   padding = padding.astype(inputs.dtype)

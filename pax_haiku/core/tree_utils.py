@@ -96,19 +96,24 @@ def tree_unstack(tree: Any, axis: int) -> Sequence[Any]:
 def concat_nested_maps(map_list: Sequence[Mapping[str, Any]], axis: int) -> NestedMap:
   """Concatenates the arrays of several maps along `axis`.
 
-  Mappings inside are treated likewise; other values are those of the first map.
+  Mappings inside are treated likewise. The first map's value is taken as it is for a
+  key that the second map lacks, for an array without such an axis and for anything
+  else.
+
+  Raises:
+    KeyError: the first two maps have a key that another lacks.
   """
-  result = NestedMap()
+  result = NestedMap(map_list[0])
+  if len(map_list) == 1:
+    return result
   for key, value in map_list[0].items():
-    values = [m[key] for m in map_list]
+    if key not in map_list[1]:
+      continue
     if isinstance(value, Mapping):
-      result[key] = concat_nested_maps(values, axis)
-    elif isinstance(value, jax.Array):
-      result[key] = jnp.concatenate(values, axis=axis)
-    elif isinstance(value, np.ndarray):
-      result[key] = np.concatenate(values, axis=axis)
-    else:
-      result[key] = value
+      result[key] = concat_nested_maps([m[key] for m in map_list], axis)
+    elif isinstance(value, jax.Array | np.ndarray) and value.ndim > axis:
+      module = jnp if isinstance(value, jax.Array) else np
+      result[key] = module.concatenate([m[key] for m in map_list], axis=axis)
   return result
 
 

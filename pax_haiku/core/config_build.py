@@ -156,7 +156,9 @@ def _type_hints(fn_or_cls: Any) -> tuple[dict[str, Any], dict[str, Exception]]:
   """Annotations, strings resolved; and the errors of those that cannot be."""
   origin = typing.get_origin(fn_or_cls)
   target = fn_or_cls if origin is None else origin
-  if isinstance(target, type) and not hasattr(target, '__dataclass_fields__'):
+  if isinstance(target, type) and not (
+      hasattr(target, '__dataclass_fields__') or hasattr(target, '_fields')
+  ):  # Dataclasses and named tuples have the annotations of their constructors.
     target = target.__init__
   try:
     return typing.get_type_hints(target), {}

@@ -214,10 +214,12 @@ def field(
   """
   initializer = None
   if configurable_factory:
-    if default_factory is MISSING or is_auto_config(default_factory):
+    if default_factory is MISSING:
+      raise ValueError('configurable_factory=True needs a default_factory.')
+    if is_auto_config(default_factory):
       raise ValueError(
-          'configurable_factory=True needs a default_factory that is not decorated '
-          f'with auto_config; got {default_factory!r}.'
+          "configurable_factory should not be used with auto_config'ed functions, "
+          f'which configs expand anyway; got {default_factory!r}.'
       )
     if not signatures.has_signature(default_factory):
       raise ValueError(

@@ -25,6 +25,11 @@ def _has_parameter(buildable: fdl.Buildable, name: str) -> bool:
   return name in buildable.__signature_info__.parameters
 
 
+def _member(buildable: fdl.Buildable, name: str) -> str:
+  owner = fdl.get_callable(buildable)
+  return f'{getattr(owner, "__qualname__", owner)}.{name}'
+
+
 def _expand_fields(buildable: fdl.Buildable, convert) -> None:
   """Gives `buildable` the tags and the default configs of its dataclass fields."""
   owner = fdl.get_callable(buildable)
@@ -189,15 +194,19 @@ class PaxConfig(Generic[T], fdl.Config[T], CloneAndSetMixin):
       if factory is not None:
         if factory is not config_fields.default_factory(fdl.get_callable(self), name):
           raise ValueError(
-              f'Cannot copy {name!r}: it is made by a default_factory which '
-              f'{fdl.get_callable(self)} does not share.'
+              f"Can't copy from default_factory of {_member(source, name)}: "
+              f'{_member(self, name)} is made by another one. Set the field in either '
+              'config.'
           )
         if name in self.__arguments__:
           delattr(self, name)
         continue
       default = source.__signature_info__.get_default(name, _MISSING)
       if default is _MISSING:
-        raise ValueError(f'Cannot copy {name!r}: it has neither value nor default.')
+        raise ValueError(
+            f"Can't copy from missing required {_member(source, name)}: it has neither "
+            'a value nor a default.'
+        )
       setattr(self, name, default)
 
   def to_text(self, include_types: bool = False, separator: str = ':'):

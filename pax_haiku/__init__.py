@@ -9,9 +9,11 @@ from pax_haiku.base_layer import (
     WeightInit,
     instantiate,
 )
+from pax_haiku.core.transform import transform
 from pax_haiku.version import __version__
 
 __all__ = [
     'BaseLayer', 'JaxContext', 'NestedMap', 'WeightHParams', 'WeightInit',
     '__version__', 'base_layer', 'instantiate', 'pax_fiddle', 'py_utils', 'pytypes',
+    'transform',
 ]

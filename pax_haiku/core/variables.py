@@ -4,6 +4,9 @@ Pax:    {'params': {'linear': {'w': a}}, 'non_trainable': {'bn': {'mean': m}},
          'summaries': {'bn': {'x_scalar': s}}}
 Haiku:  params {'root/linear': {'w': a}},
         state  {'root/bn': {'mean': m, 'summaries': {'x_scalar': s}}}
+
+A plain Haiku module may keep a dict as one value. In Pax's tree an `@` before its name
+tells such a value from a layer: {'non_trainable': {'bn': {'@cache': {'k': a}}}}.
 """
 
 from collections.abc import Mapping
@@ -13,6 +16,7 @@ from pax_haiku.core import boxes, constants
 from pax_haiku.core.run import BUCKETS
 
 _STATE_COLLECTION = constants.NON_TRAINABLE
+DICT_MARK = '@'
 
 
 def bucket_key(collection: str) -> str:
@@ -20,7 +24,7 @@ def bucket_key(collection: str) -> str:
   return collection if collection in BUCKETS else '@' + collection
 
 
-def _collection_of(entry: str) -> str | None:
+def collection_of(entry: str) -> str | None:
   """The collection whose bucket a state entry is; None for a plain variable."""
   if entry in BUCKETS:
     return entry
@@ -29,7 +33,7 @@ def _collection_of(entry: str) -> str | None:
 
 def is_bucket(entry: str) -> bool:
   """Whether a state entry is a bucket rather than a variable."""
-  return _collection_of(entry) is not None
+  return collection_of(entry) is not None
 
 
 def insert(tree: dict, path: tuple[str, ...], name: str, value):
@@ -38,7 +42,8 @@ def insert(tree: dict, path: tuple[str, ...], name: str, value):
   tree[name] = value
 
 
-def _path(module: str, root: str) -> tuple[str, ...]:
+def module_path(module: str, root: str) -> tuple[str, ...]:
+  """Where Pax keeps a module's variables; ValueError if it isn't below `root`."""
   if module == root:
     return ()
   if not module.startswith(root + '/'):
@@ -49,11 +54,36 @@ def _path(module: str, root: str) -> tuple[str, ...]:
   return tuple(module[len(root) + 1 :].split('/'))
 
 
+def _add(tree: dict, path: tuple[str, ...], name: str, value):
+  """`insert`, but refuses what nested dicts cannot hold."""
+  for depth, part in enumerate(path, 1):
+    tree = tree.setdefault(part, {})
+    if not isinstance(tree, dict):
+      _refuse(path[:depth])
+  if name in tree:
+    _refuse((*path, name))
+  tree[name] = value
+
+
+def _refuse(path: tuple[str, ...]):
+  raise ValueError(
+    f'{"/".join(path)!r} is the name of a module and of a variable (or of two '
+    "variables), which one of Pax's nested dicts cannot hold. Rename one of them."
+  )
+
+
+def _marked(name: str, value) -> str:
+  return DICT_MARK + name if isinstance(value, Mapping) else name
+
+
 def sort_keys(tree):
-  """The same nested dicts with sorted keys."""
+  """The same nested dicts with sorted keys; values that are dicts stay as they are."""
   if not isinstance(tree, dict):
     return tree
-  return {k: sort_keys(tree[k]) for k in sorted(tree)}
+  return {
+    k: tree[k] if str(k).startswith(DICT_MARK) else sort_keys(tree[k])
+    for k in sorted(tree)
+  }
 
 
 def to_pax(
@@ -73,31 +103,46 @@ def to_pax(
     {collection: nested dicts}, keys sorted, without empty collections.
 
   Raises:
-    ValueError: a module does not lie below `root`.
+    ValueError: a module does not lie below `root`, or has the full name of a variable.
   """
   out: dict[str, Any] = {}
   for module, bundle in params.items():
+    path = module_path(module, root)
     for name, value in bundle.items():
       tree = out.setdefault(constants.PARAMS, {})
-      insert(tree, _path(module, root), name, value)
+      _add(tree, path, _marked(name, value), value)
   for module, bundle in state.items():
-    path = _path(module, root)
+    path = module_path(module, root)
     for entry, value in bundle.items():
-      collection = _collection_of(entry)
-      if collection is None:
-        insert(out.setdefault(_STATE_COLLECTION, {}), path, entry, value)
+      collection = collection_of(entry)
+      if collection is None or not isinstance(value, Mapping):
+        tree = out.setdefault(_STATE_COLLECTION, {})
+        _add(tree, path, _marked(entry, value), value)
         continue
       for name, item in value.items():
-        insert(out.setdefault(collection, {}), path, name, item)
+        _add(out.setdefault(collection, {}), path, name, item)
   return sort_keys(out)
 
 
 def walk(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
+  """Yields (path, name, value) of all leaves."""
   for name, value in tree.items():
     if isinstance(value, Mapping):
       yield from walk(value, (*path, name))
     else:
       yield path, name, value
+
+
+def _walk_values(tree: Mapping[str, Any], path: tuple[str, ...] = ()):
+  """`walk` that yields a value that is a dict whole, under its own name."""
+  for name, value in tree.items():
+    if not isinstance(value, Mapping):
+      yield path, name, value
+    elif name.startswith(DICT_MARK):
+      if name != DICT_MARK:  # which says that there is nothing, see interop/trees.py
+        yield path, name.removeprefix(DICT_MARK), value
+    else:
+      yield from _walk_values(value, (*path, name))
 
 
 def to_haiku(variables: Mapping[str, Any], *, root: str) -> tuple[dict, dict]:
@@ -110,13 +155,14 @@ def to_haiku(variables: Mapping[str, Any], *, root: str) -> tuple[dict, dict]:
   params: dict[str, dict[str, Any]] = {}
   state: dict[str, dict[str, Any]] = {}
   for collection, tree in boxes.maybe_unbox_value(dict(variables)).items():
-    for path, name, value in walk(tree):
+    plain = collection in (constants.PARAMS, _STATE_COLLECTION)
+    for path, name, value in (_walk_values if plain else walk)(tree):
       module = '/'.join((root, *path))
-      if collection == constants.PARAMS:
-        params.setdefault(module, {})[name] = value
-      elif collection == _STATE_COLLECTION:
-        state.setdefault(module, {})[name] = value
+      bundle = (params if collection == constants.PARAMS else state).setdefault(
+        module, {}
+      )
+      if plain:
+        bundle[name] = value
       else:
-        bundle = state.setdefault(module, {})
         bundle.setdefault(bucket_key(collection), {})[name] = value
   return params, state

@@ -20,6 +20,7 @@ from fiddle import (
   set_tags,
 )
 
+from pax_haiku.core.auto_config import auto_config
 from pax_haiku.core.config_build import (
   build,
   empty_flax_module_stack,
@@ -29,7 +30,6 @@ from pax_haiku.core.config_build import (
 )
 from pax_haiku.core.config_fields import (
   FieldMetadata,
-  auto_config,
   expanding_field,
   fdl_field,
   field,

@@ -8,6 +8,9 @@ import copy
 import dataclasses
 import enum
 import functools
+import inspect
+import pickle
+import types
 
 import jax.numpy as jnp
 import numpy as np
@@ -208,6 +211,89 @@ def test_each_parameterizable_has_its_own_hparams():
   assert Q.HParams.__qualname__ == 'Q.HParams'
 
 
+class Inner(BaseParameterizable):
+  """A class whose HParams have neither name nor Instantiate."""
+
+  _USE_DEPRECATED_HPARAMS_BASE_PARAMETERIZABLE = True
+
+  class HParams(BaseHyperParams):
+    """Of Inner."""
+
+    a: int
+    b: list = dataclasses.field(default_factory=lambda: [1])
+
+
+class Outer(Inner):
+
+  class HParams(Inner.HParams):
+    inner_tpl: BaseHyperParams = sub_config_field(A)
+
+  def __init__(self, hparams, child: Inner):
+    super().__init__(hparams)
+    self.child = child
+
+
+def test_parameterizable_with_plain_hparams():
+  x = Inner.make(a=3)
+  assert (x.hparams.a, x.hparams.b, x.hparams.cls) == (3, [1], Inner)
+  assert x.hparams.b is not Inner.make(a=3).hparams.b
+  assert repr(Inner.HParams(a=1)) == f'Inner.HParams(a=1, b=[1], cls={Inner!r})'
+  assert Inner.HParams.__doc__ == 'Of Inner.'
+  with pytest.raises(TypeError, match="'a'"):
+    Inner.make()
+  cfg = Inner.config(a=2)
+  cfg.b = [5]
+  copied = pickle.loads(pickle.dumps(cfg))
+  assert base_hyperparams.instantiate(copied).hparams.b == [5]
+  with pytest.raises(AttributeError, match='valid parameter names: a, b'):
+    cfg.c = 3
+  with pytest.raises(TypeError, match='wrong'):
+    Inner.config(wrong=3)
+
+
+def test_configs_of_parameterizables_nest_and_show_sub_configs():
+  cfg = Outer.config(a=1, child=Inner.config(a=2))
+  cfg.inner_tpl.x = 7
+  cfg.child.b = [3]
+  x = base_hyperparams.instantiate(cfg)
+  assert type(x) is Outer and x.hparams.inner_tpl == A(x=7)
+  assert (x.child.hparams.a, x.child.hparams.b) == (2, [3])
+
+
+def test_partials_of_parameterizables():
+  make = base_hyperparams.instantiate(Outer.partial(a=1))
+  x, y = make(child=None), make(child=None, a=2)
+  assert (x.hparams.a, y.hparams.a) == (1, 2)
+  assert x.hparams.inner_tpl == A() and x.hparams.inner_tpl is not y.hparams.inner_tpl
+
+
+def test_constructors_of_parameterizables():
+  flag = {'_USE_DEPRECATED_HPARAMS_BASE_PARAMETERIZABLE': True}
+
+  def of_other_name(self, p, extra=3, hidden=4):
+    BaseParameterizable.__init__(self, p)
+    self.extra = extra, hidden
+
+  with pytest.raises(TypeError, match='WrongInit.__init__ must have a parameter named'):
+    type('WrongInit', (Inner,), {**flag, '__init__': of_other_name})
+  with pytest.raises(TypeError, match='Duplicated parameter.*Twice.__init__.*: b'):
+    type('Twice', (Inner,), {**flag, '__init__': lambda self, hparams, b=3: None})
+  cls = types.new_class(
+      'Named',
+      (Inner,),
+      {'init_params_arg_name': 'p', 'nonconfigurable_init_arg_names': ('hidden',)},
+      lambda body: body.update(flag, __init__=of_other_name),
+  )
+  assert cls.make(a=1, extra=5).extra == (5, 4)
+  assert list(inspect.signature(cls.make).parameters) == ['a', 'b', 'extra']
+
+
+def test_default_factory_of_sub_config_fields():
+  field = next(f for f in dataclasses.fields(Outer.HParams) if f.name == 'inner_tpl')
+  assert isinstance(field.default_factory, base_hyperparams.SubConfigFactory)
+  assert field.default_factory.get_class() is A
+
+
 def test_new_parameterizables_have_to_ask_for_it():
   with pytest.raises(ValueError, match='FiddleBaseParameterizable'):
 
@@ -243,7 +329,7 @@ def test_keyword_only_dataclass():
     F(1)
   with pytest.raises(TypeError):
     F()
-  with pytest.raises(TypeError, match='missing a type annotation'):
+  with pytest.raises(TypeError, match='missing a type annotation.*`n: int = ...`'):
 
     class Bad(F):
       n = 3
@@ -263,7 +349,7 @@ def test_post_init():
 def test_view_of_fields():
   g = G(r=1, name='nm', req=None)
   h = g.hparams
-  assert (h.n, h.name, h.cls) == (3, 'nm', G)
+  assert (h.n, h.name, h.cls, g._hparams.n) == (3, 'nm', G, 3)
   assert h.t is g.t
   assert h.clone() == pax_fiddle.Config(G, r=1, name='nm', req=None)
   with pytest.raises(AttributeError, match='read-only'):

@@ -1,4 +1,4 @@
-"""Declaring fields that configs can expand: templates, instances, tags, auto_config.
+"""Declaring fields that configs can expand: templates, instances, tags.
 
 Each helper returns a `dataclasses.field`. Its metadata says, besides tags, how a
 config fills the field in when the user does not (`FieldMetadata`).
@@ -6,7 +6,6 @@ config fills the field in when the user does not (`FieldMetadata`).
 
 import dataclasses
 import functools
-import inspect
 import weakref
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
@@ -14,6 +13,8 @@ from typing import Any
 import fiddle as fdl
 from fiddle import signatures
 from fiddle.experimental import auto_config as fdl_auto_config
+
+from pax_haiku.core.auto_config import auto_config, config, is_auto_config
 
 MISSING = dataclasses.MISSING
 NO_INITIAL_VALUE = object()
@@ -83,103 +84,7 @@ def default_factory(owner: Any, name: str) -> Callable[[], Any] | None:
   return dc_field.default_factory
 
 
-# --- auto_config ---
-
-
-is_auto_config = fdl_auto_config.is_auto_config
-
-
-def _keep_call(fn_or_cls: Any) -> bool:
-  """Calls that auto_config makes rather than writes down."""
-  if isinstance(fn_or_cls, type) and issubclass(fn_or_cls, fdl.Buildable):
-    return True
-  return fdl_auto_config.auto_config_policy.latest(fn_or_cls)
-
-
-def _rewrite(fn: Any, options: Mapping[str, Any]) -> fdl_auto_config.AutoConfig:
-  from pax_haiku.core import config_types  # It needs this module.
-
-  types = fdl_auto_config.ConfigTypes(
-      config_cls=config_types.PaxConfig,
-      partial_cls=config_types.PaxPartial,
-      arg_factory_cls=config_types.PaxArgFactory,
-  )
-  defaults = {
-      'experimental_allow_dataclass_attribute_access': True,
-      'experimental_allow_control_flow': True,
-      'experimental_exemption_policy': _keep_call,
-      'experimental_result_must_contain_buildable': False,
-      'experimental_config_types': types,
-  }
-  return fdl_auto_config.auto_config(fn, **{**defaults, **options})
-
-
-class _LateAutoConfig:
-  """The config-making twin of a function, rewritten when it is first needed.
-
-  Rewriting parses source code, which is too slow to do for every field at import.
-  """
-
-  def __init__(self, fn: Callable[..., Any], options: Mapping[str, Any]):
-    self._fn = fn
-    self._options = options
-
-  @functools.cached_property
-  def _rewritten(self):
-    return _rewrite(self._fn, self._options).as_buildable
-
-  def __call__(self, *args, **kwargs):
-    return self._rewritten(*args, **kwargs)
-
-  def __get__(self, obj, objtype=None):
-    if obj is None:
-      return self
-    return functools.partial(self, obj)
-
-
-def auto_config(fn: Any = None, **options) -> Any:
-  """Gives a function the attribute `as_buildable`, which makes a config instead.
-
-  Calling the result runs `fn` as it is. `as_buildable(...)` runs the same code with
-  each call of a class or function written down as a `Config` (and `functools.partial`
-  as a `Partial`). Control flow and comprehensions are allowed.
-
-  Args:
-    fn: a function, staticmethod, classmethod or class. Without it, returns a
-      decorator.
-    **options: passed on to Fiddle's `auto_config`.
-  """
-  if fn is None:
-    return functools.partial(auto_config, **options)
-  if is_auto_config(fn):
-    return fn
-  inline = options.get('experimental_always_inline')
-  inline = True if inline is None else inline
-  make = functools.partial(fdl_auto_config.AutoConfig, always_inline=inline)
-  if isinstance(fn, type):
-    return make(func=fn, buildable_func=functools.partial(_config, fn))
-  if isinstance(fn, staticmethod):
-    if is_auto_config(fn.__func__):
-      return fn.__func__
-    late = _LateAutoConfig(fn.__func__, options)
-    return make(func=fn, buildable_func=staticmethod(late))
-  if isinstance(fn, classmethod):
-    return _rewrite(fn, options)
-  if not inspect.isfunction(fn):
-    raise ValueError(
-        'auto_config takes functions, static and class methods, and classes; '
-        f'got {fn!r}.'
-    )
-  return make(func=fn, buildable_func=_LateAutoConfig(fn, options))
-
-
 # --- field declarations ---
-
-
-def _config(fn_or_cls: Any, /, *args, **kwargs) -> fdl.Config:
-  from pax_haiku.core import config_types  # It needs this module.
-
-  return config_types.PaxConfig(fn_or_cls, *args, **kwargs)
 
 
 def _tags(tags: Any) -> tuple[type[fdl.Tag], ...]:
@@ -225,7 +130,7 @@ def field(
       raise ValueError(
           f'configurable_factory=True: {default_factory!r} has no signature.'
       )
-    initializer = functools.partial(_config, default_factory)
+    initializer = functools.partial(config, default_factory)
   elif is_auto_config(default_factory):
     initializer = default_factory.as_buildable
   if default_factory is not MISSING:
@@ -306,6 +211,32 @@ def is_hparams_type(cls: Any) -> bool:
   return isinstance(cls, type) and hasattr(cls, '__pax_hparams__')
 
 
+class OverrideSubConfigFieldProtocol:
+  """What an object has to have that `sub_config_field` takes besides HParams classes.
+
+  The HParams object of a layer class has it.
+  """
+
+  def __to_sub_config_field__(self) -> Any:
+    """The dataclass field that `sub_config_field` is to return."""
+    raise NotImplementedError()
+
+
+class SubConfigFactory(fdl_auto_config.AutoConfig):
+  """The default factory of a field that holds HParams."""
+
+  @classmethod
+  def of(cls, get_class: Callable[[], Any]) -> 'SubConfigFactory':
+    """The factory for the class that `get_class`, called late, returns."""
+    factory = cls(
+        func=lambda: _default_of(get_class(), False),
+        buildable_func=lambda: _default_of(get_class(), True),
+        always_inline=True,
+    )
+    object.__setattr__(factory, 'get_class', get_class)  # AutoConfigs are frozen
+    return factory
+
+
 def sub_config_field(
     sub_config_cls: Any = None, *, lazy_ref: Callable[[], Any] | None = None
 ) -> Any:
@@ -323,18 +254,13 @@ def sub_config_field(
   if lazy_ref is not None:
     if sub_config_cls is not None:
       raise TypeError('Specify sub_config_cls or lazy_ref, not both.')
-    make, make_config = (
-        lambda: _default_of(lazy_ref(), False),
-        lambda: _default_of(lazy_ref(), True),
-    )
-  elif sub_config_cls is None:
+    return field(default_factory=SubConfigFactory.of(lazy_ref))
+  if sub_config_cls is None:
     return template_field(None)
-  elif hasattr(sub_config_cls, '__to_sub_config_field__'):
+  if hasattr(sub_config_cls, '__to_sub_config_field__'):
     return sub_config_cls.__to_sub_config_field__()
-  else:
-    _check_hparams_class(sub_config_cls)
-    make, make_config = sub_config_cls, sub_config_cls.config
-  return expanding_field(make, make_config)
+  _check_hparams_class(sub_config_cls)
+  return field(default_factory=SubConfigFactory.of(lambda: sub_config_cls))
 
 
 def _check_hparams_class(sub_config_cls: Any) -> None:

@@ -13,6 +13,7 @@ from pax_haiku.layers import (
   convolutions,
   einsum,
   embedding_softmax,
+  haiku_module,
   linears,
   losses,
   normalizations,
@@ -58,6 +59,7 @@ from pax_haiku.layers.embedding_softmax import (
   SigmoidCrossEntropy,
   TrainablePositionalEmbedding,
 )
+from pax_haiku.layers.haiku_module import HaikuModule
 from pax_haiku.layers.linears import (
   Bias,
   FeedForward,
@@ -105,6 +107,7 @@ __all__ = [
   'GShardSharedEmbeddingSoftmax',
   'GlobalPooling',
   'GroupNorm',
+  'HaikuModule',
   'Identity',
   'IdentityNorm',
   'LayerNorm',
@@ -143,6 +146,7 @@ __all__ = [
   'convolutions',
   'einsum',
   'embedding_softmax',
+  'haiku_module',
   'linears',
   'losses',
   'normalizations',

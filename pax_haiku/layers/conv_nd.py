@@ -15,7 +15,7 @@ WeightHParams = base_layer.WeightHParams
 WeightInit = base_layer.WeightInit
 
 
-class ConvNd(base_layer.BaseLayer):
+class _ConvNd(base_layer.BaseLayer):
   """What Conv2D and Conv3D share; see there.
 
   Attributes:
@@ -194,7 +194,7 @@ class ConvNd(base_layer.BaseLayer):
     return outputs
 
 
-class Conv2D(ConvNd):
+class Conv2D(_ConvNd):
   """Convolution of `[batch, height, width, channels]`.
 
   Attributes:
@@ -228,7 +228,7 @@ class Conv2D(ConvNd):
     return base_layer.maybe_shard(x, out, self.mesh_axis_names)
 
 
-class Conv3D(ConvNd):
+class Conv3D(_ConvNd):
   """Convolution of `[batch, time, height, width, channels]`.
 
   Attributes:

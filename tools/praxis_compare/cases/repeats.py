@@ -48,7 +48,11 @@ CASES = [
     repeat('sublayer-name', sublayer_name='block'),
     repeat('dropout', sub_tpl=DROPOUT, dtypes=DTYPES),
     repeat('dropout-nd', sub_tpl=DROPOUT, x_times=4, nd_prefix_shape=(2, 2)),
-    repeat('state-and-losses', sub_tpl=RICH, dtypes=DTYPES),
+    repeat('state-and-losses', sub_tpl=RICH, dtypes=DTYPES, tol={
+        ('bfloat16', section): (rtol, 6e-3, 'a scan is compiled, and two XLA versions '
+                                'keep more than bfloat16 between other operations of '
+                                'its body; op by op (jax.disable_jit) both sides agree')
+        for section, rtol in (('outputs', 0.03), ('summaries', 0.03), ('grads', 0.1))}),
     repeat('state-and-losses-nd', sub_tpl=RICH, x_times=4, nd_prefix_shape=(2, 2)),
     repeat('unpacked-summaries', sub_tpl=RICH, unpack_summaries=True),
     repeat('called-twice', sub_tpl=DROPOUT, method=twice),

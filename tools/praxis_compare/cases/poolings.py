@@ -11,8 +11,8 @@ X = floats(2, 7, 3)
 XPAD = np.array([[0, 0, 0, 0, 0, 0, 1], [0, 0, 0, 0, 1, 1, 1]], np.float32)
 # Some step is left in each window of two or more.
 SPARSE = np.array([[0, 0, 0, 1, 0, 0, 0], [0, 1, 0, 0, 0, 1, 0]], np.float32)
-ZERO_BY_ZERO = {'grads': 'of a window that is all padding Praxis divides 0 by 0, so its '
-                'gradient of the paddings is NaN; ours is finite'}
+ZERO_BY_ZERO = {'grads': 'of a window that is all padding Praxis divides 0 by 0, so '
+                'its gradient of the paddings is NaN; ours is finite'}
 
 
 pool = family('poolings.Pooling', window_shape=(3, 2), window_stride=(2, 2))

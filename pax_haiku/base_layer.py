@@ -14,6 +14,7 @@ from pax_haiku.core.boxes import (
     unbox_meta,
 )
 from pax_haiku.core.children import compatible_hparams
+from pax_haiku.core.compact import compact, nowrap
 from pax_haiku.core.constants import (
     AUX_LOSS,
     DECODE_CACHE,
@@ -50,7 +51,6 @@ from pax_haiku.core.frozen import FrozenDict
 from pax_haiku.core.functional import DenyList, is_sublayer_template_or_instance
 from pax_haiku.core.init_var import init_var
 from pax_haiku.core.layer import BaseLayer
-from pax_haiku.core.metaclass import compact, nowrap
 from pax_haiku.core.module_helpers import (
     assert_has_shape,
     get_template_fields,

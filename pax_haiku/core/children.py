@@ -136,7 +136,8 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
       whole = cfg if skip_clone else cfg.clone()
       ChildrenMixin.copy_base_hparams(parent, whole)
       whole.name = name
-      return pax_fiddle.build(whole)
+      with pax_fiddle.empty_flax_module_stack():  # the caller binds it
+        return pax_fiddle.build(whole)
   return construct(cls, arguments, lazy=leaves)
 
 
@@ -246,12 +247,12 @@ class ChildrenMixin:
       hint = ''
       if isinstance(type(params), LayerMeta):
         hint = (
-          ' It is a built layer: is the field that holds it annotated as a '
-          'template (pax_fiddle.Config[...])?'
+          ', a built layer. This may be caused by an incorrect type annotation on a '
+          'field that contains a Fiddle Config: it should be pax_fiddle.Config[...].'
         )
       raise ValueError(
         f'{self._pax_describe()}, child {name!r}: Expected templates for '
-        f'`create_child` to be Fiddle Configs; got {type(params)}.{hint}'
+        f'`create_child` to be Fiddle Configs; got {type(params)}{hint or "."}'
       )
     if name in self._pax_children:
       raise ValueError(f'{self._pax_describe()}: Child `{name}` already exists.')
@@ -340,6 +341,31 @@ class ChildrenMixin:
     run.adopted[id(layer)] = (layer, twin)
     self._pax_children[name] = twin
     return twin
+
+  # -- Layers that are constructed in a compact method ---------------------------
+
+  def _pax_bind_inline(self, layer):
+    """Makes a layer that was constructed in a compact method of this one its child."""
+    made = self._pax_compact_names
+    name = made.auto(type(layer).__name__) if layer.name is None else layer.name
+    if name in self._pax_children or name in made.variables | made.of_setup:
+      raise errors.NameInUseError(
+        f'{self._pax_describe()}: the name {name!r} of a {type(layer).__name__} is in '
+        'use already. Give each layer in a compact method a name of its own, or none.'
+      )
+    own = layer.__dict__
+    own.update(inherited(self, own.get))
+    layer._pax_bind_below(self, name, f'{self.module_name}/{name}')
+    self._pax_children[name] = layer
+    made.children.append(name)
+
+  def _pax_forget_inline_children(self):
+    """Lets the next call of a compact method make its layers under the same names."""
+    names = self._pax_run.names
+    for name in self._pax_compact_names.children:
+      module = self._pax_children.pop(name).module_name
+      for taken in [n for n in names if n == module or n.startswith(module + '/')]:
+        del names[taken]
 
   @property
   def hparams(self) -> pax_fiddle.Config:

@@ -14,8 +14,9 @@ import haiku as hk
 from pax_haiku.core import constants
 from pax_haiku.core import run as run_lib
 from pax_haiku.core import variables as variables_lib
+from pax_haiku.core.compact import nowrap
 from pax_haiku.core.frozen import FrozenDict
-from pax_haiku.core.metaclass import LayerMeta, nowrap
+from pax_haiku.core.metaclass import LayerMeta
 
 # Helpers of BaseLayer that need a bound layer.
 _FORWARDED = (

@@ -33,6 +33,7 @@ from pax_haiku.core import (
   variables_api,
   weights,
 )
+from pax_haiku.core import compact as compact_lib
 from pax_haiku.core import run as run_lib
 from pax_haiku.core.metaclass import (
   BOUND,
@@ -137,8 +138,10 @@ class BaseLayer(
   _pax_compact_depth = 0
 
   def __post_init__(self):
-    # In a setup the parent-to-be still has a say, see ChildrenMixin._pax_adopt_layer.
-    if self.fprop_dtype is None and not run_lib.in_setup():
+    # A parent-to-be still has a say, see _pax_adopt_layer and _pax_bind_inline.
+    if self.fprop_dtype is None and not (
+      run_lib.in_setup() or (compact_lib.owner() and not pax_fiddle.is_building())
+    ):
       self.__dict__['fprop_dtype'] = self.dtype
 
   def __pax_built__(self):
@@ -371,10 +374,7 @@ class BaseLayer(
       if run.initializing and run not in run_lib.guarded():
         stack.enter_context(_guard_names(run))
       if is_compact:
-        self.__dict__['_pax_compact_depth'] += 1
-        stack.callback(
-          self.__dict__.__setitem__, '_pax_compact_depth', self._pax_compact_depth - 1
-        )
+        stack.enter_context(compact_lib.running(self))
       if self._pax_phase == READY:
         stack.enter_context(run_lib.outside_setup())
       return in_scope(self, *args, **kwargs)

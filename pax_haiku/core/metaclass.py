@@ -15,6 +15,7 @@ import fiddle as fdl
 import haiku as hk
 
 from pax_haiku import pax_fiddle
+from pax_haiku.core import compact as compact_lib
 from pax_haiku.core import hparams_compat
 from pax_haiku.core import run as run_lib
 
@@ -26,22 +27,6 @@ _SHARDING_FIELDS = {
 }
 # Methods of hk.Module that a layer may define, but that need no life cycle.
 _NO_LIFE_CYCLE = ('setup', 'params_dict', 'state_dict')
-
-
-def compact(method):
-  """Marks a method that may create variables and children inline.
-
-  What Flax calls `nn.compact`: inside such a method `create_variable` and
-  `create_child(ren)` are allowed, as they are in `setup`.
-  """
-  method._pax_compact = True
-  return method
-
-
-def nowrap(method):
-  """Marks a method that neither triggers `setup` nor enters the module's scope."""
-  method._pax_nowrap = True
-  return hk.transparent(method)
 
 
 def _sharding_override(name: str, bases, namespace):
@@ -127,7 +112,7 @@ def _with_life_cycle(raw, in_scope):
     raw: the function as the user wrote it.
     in_scope: the same, wrapped by Haiku: enters the module's name scope.
   """
-  is_compact = getattr(raw, '_pax_compact', False)
+  is_compact = compact_lib.is_compact(raw)
   sets_up_inside = raw.__name__ == '__call__' and not is_compact
 
   @functools.wraps(raw)
@@ -165,12 +150,16 @@ class LayerMeta(type(hk.Module)):
           if accessor is not None:
             hk.transparent(accessor)  # fields and properties never enter a scope
       elif inspect.isfunction(value):
-        if key == 'setup' or '_pax_is_base_layer' in namespace:
+        if (
+          key == 'setup'
+          or '_pax_is_base_layer' in namespace
+          or compact_lib.is_nowrap(value)
+        ):
           hk.transparent(value)
-        elif key not in _NO_LIFE_CYCLE and not getattr(value, '_pax_nowrap', False):
+        elif key not in _NO_LIFE_CYCLE:
           raw_methods[key] = value
           inner = value
-          if key == '__call__' and not getattr(value, '_pax_compact', False):
+          if key == '__call__' and not compact_lib.is_compact(value):
             inner = _setting_up(inner)
           if _takes_haiku_keywords(value):
             inner = _unpacking(inner)
@@ -216,8 +205,8 @@ class LayerMeta(type(hk.Module)):
     if args and isinstance(args[0], str | fdl.Buildable):
       raise TypeError(
         f'{cls.__name__}(...) got {type(args[0]).__name__} as its first positional '
-        'argument, which is the field `dtype`. To build a layer from a config call '
-        '`layer_p.Instantiate()` or `instantiate(layer_p)`; pass fields by keyword.'
+        'argument, which is the field `dtype`. To build a layer from a config? Please '
+        'use `layer_p.Instantiate()` instead; and pass fields by keyword.'
       )
     cls.__init__(layer, *args, **kwargs)
     if not pax_fiddle.is_building():
@@ -257,6 +246,10 @@ def construct(cls: LayerMeta, arguments: dict[str, Any], lazy=()):
 
 def bind_in_new_run(layer):
   """Binds a layer that was built inside a transform, at the place it was built."""
+  owner = compact_lib.owner()
+  if owner is not None:
+    owner._pax_bind_inline(layer)
+    return layer
   active = run_lib.active()
   if active is not None and active.root_name is not None:
     here = hk.current_name()

@@ -113,6 +113,8 @@ class VariablesMixin:
       keeps,
     )
     table[name] = declared
+    if self._pax_compact_depth:
+      self._pax_compact_names.variables.add(name)
     run = self._pax_run
     read = functools.partial(self._pax_read_theta if trainable else self.get_var, name)
     if not run.initializing:
@@ -129,7 +131,12 @@ class VariablesMixin:
         f'{self._pax_describe()}: can not create a new variable named {name!r}, the '
         f'layer already has a field, method, child or attribute of that name.'
       )
-    if name in table or name in self._pax_children:
+    made = self._pax_compact_names if self._pax_compact_depth else None
+    if name in self._pax_children or (
+      name in table
+      if made is None
+      else name in table and (name in made.of_setup or name in made.variables)
+    ):
       raise errors.NameInUseError(
         f'{self._pax_describe()}: the name {name!r} is in use already, by a '
         f'{"child" if name in self._pax_children else "variable"}.'

@@ -136,7 +136,7 @@ def test_wrong_children():
        lambda o: o.create_child('tpl', o.tpl)),
       (AttributeError, "can not create a new child named 'dtype'",
        lambda o: o.create_children('dtype', [o.tpl])),
-      (ValueError, "'c': Expected templates .* Fiddle Configs.*annotated",
+      (ValueError, "'c': Expected templates .* Fiddle Configs.*type annotation",
        lambda o: o.create_child('c', Leaf())),
       (ValueError, 'Expected templates', lambda o: o.create_child('c', None)),
       (ValueError, 'Expected templates', lambda o: o.create_child('c', [o.tpl])),

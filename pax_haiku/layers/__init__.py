@@ -22,6 +22,7 @@ from pax_haiku.layers import (
   sequential,
   stats,
   stochastics,
+  transformers,
 )
 from pax_haiku.layers.activations import (
   ELU,
@@ -83,6 +84,10 @@ from pax_haiku.layers.poolings import GlobalPooling, Pooling, Pooling1D
 from pax_haiku.layers.repeats import Repeat
 from pax_haiku.layers.sequential import Sequential
 from pax_haiku.layers.stochastics import Dropout, StochasticResidual
+from pax_haiku.layers.transformers import (
+  TransformerFeedForward,
+  TransformerFeedForwardMoe,
+)
 
 __all__ = [
   'AutodiffCheckpointType',
@@ -137,6 +142,8 @@ __all__ = [
   'Tanh',
   'TemporalShifting',
   'TrainablePositionalEmbedding',
+  'TransformerFeedForward',
+  'TransformerFeedForwardMoe',
   'activations',
   'augmentations',
   'base_ops',
@@ -156,4 +163,5 @@ __all__ = [
   'sequential',
   'stats',
   'stochastics',
+  'transformers',
 ]

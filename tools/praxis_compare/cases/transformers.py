@@ -1,0 +1,131 @@
+"""Cases of `transformers`: feed-forward layers, blocks, stacks."""
+
+import importlib
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from praxis_compare.inputs import floats, paddings
+from praxis_compare.spec import DTYPES, FLOAT32, cfg, family
+
+# Running op by op compiles each op once per shape: the cases share shapes.
+X = floats(2, 6, 4)
+PAD = paddings(2, 6)
+DROPPED = {'residual_dropout_prob': 0.3, 'relu_dropout_prob': 0.2}
+
+ff = family('transformers.TransformerFeedForward', X, PAD, input_dims=4, hidden_dims=5)
+
+FEED_FORWARD = [
+    ff('default'),
+    ff('no-paddings', X, output_dims=4),
+    ff('padding-first', apply_padding_first=True, output_dims=4),
+    ff('gated', use_gated_activation=True, activation_tpl=cfg('activations.SiLU')),
+    ff('dropout', **DROPPED),
+    ff('dropout-gated', use_gated_activation=True, **DROPPED, dtypes=FLOAT32),
+    ff('no-bias', has_bias=False, dtypes=FLOAT32),
+    ff('no-skip', add_skip_connection=False, output_dims=3, dtypes=FLOAT32),
+    ff('weight', residual_weight=0.5, dtypes=FLOAT32),
+    ff('droppath', residual_droppath_prob=0.4, residual_weight=0.5),
+    ff('primer', norm_policy='primer_hybrid', output_dims=4, dtypes=FLOAT32),
+    ff('post', norm_policy='post', output_dims=4),
+    ff('post-skip', norm_policy='post_skip', output_dims=4),
+    ff('rms-norm', ln_tpl=cfg('normalizations.RmsNorm'), dtypes=FLOAT32),
+    ff('gshard-init', internal_gshard_variance_scaling_fan_in_init=True,
+       use_gated_activation=True, dtypes=FLOAT32),
+    ff('sharded', ici_mesh_shape=[1, 1], mesh_axis_names=['d', 'm'], dtypes=FLOAT32,
+       **{'weight_split_dims_mapping.ffn0': ['d', 'm'],
+          'weight_split_dims_mapping.ffn1': ['m', 'd']}),
+    ff('step', floats(12, 4), method='extend_step', kwargs={'time_step': 2},
+       dtypes=FLOAT32),
+    ff('bad-policy', norm_policy='none', raises='ValueError', dtypes=FLOAT32),
+    ff('bad-skip', output_dims=3, raises='ValueError', dtypes=FLOAT32),
+    ff('bad-droppath', residual_droppath_prob=0.1, add_skip_connection=False,
+       raises='AssertionError', dtypes=FLOAT32),
+]
+
+SEGMENTS = np.array([[1, 1, 2, 2, 2, 2], [1, 1, 1, 2, 0, 0]], np.int32)
+
+moe = family('transformers.TransformerFeedForwardMoe', X, np.array(PAD, np.int32),
+             input_dims=4, hidden_dims=5,
+             num_experts=3, num_groups=2, dtypes=FLOAT32)
+
+MIXTURES = [
+    moe('default', dtypes=DTYPES),
+    moe('no-paddings', X),
+    moe('gated', use_gated_activation=True, activation_tpl=cfg('activations.GELU')),
+    moe('dropout', **DROPPED),
+    moe('little-room', unadjusted_expert_capacity_factor=0.5, expert_capacity_dim=2,
+        modes=('train',)),
+    moe('capped', gating_logit_cap=1.5),
+    moe('min-group', num_groups=12, min_group_size=6),
+    moe('sampling', second_expert_policy='sampling'),
+    moe('random', second_expert_policy='random'),
+    moe('expert-choice', gating_func='expert_choice'),
+    moe('expert-choice-v2', gating_func='expert_choice_v2'),
+    moe('dense', gating_func='dense_top2'),
+    moe('dense-dropout', gating_func='dense_top2', **DROPPED),
+    moe('padding-first', apply_padding_first=True, residual_weight=0.5),
+    moe('primer', norm_policy='primer_hybrid', residual_droppath_prob=0.4),
+    moe('post', norm_policy='post', add_skip_connection=False),
+    moe('sentence', moe_gating_embedding_level='sentence'),
+    moe('sentence-segments', X, np.zeros([2, 6], np.int32), SEGMENTS,
+        moe_gating_embedding_level='sentence'),
+    moe('sentence-plain', X, moe_gating_embedding_level='sentence'),
+    moe('plain-init', internal_gshard_variance_scaling_fan_in_init=False),
+    moe('fans', internal_gshard_variance_scaling_fan_in_init=False,
+        explicit_fan_in_fan_out_axes=True, use_gated_activation=True),
+    moe('loss-weight', moe_load_balance_loss_weight=0.01),
+    moe('step', floats(12, 4), method='extend_step', kwargs={'time_step': 1}),
+    moe('sharded', ici_mesh_shape=[1, 1], mesh_axis_names=['d', 'm'],
+        **{'weight_split_dims_mapping.me': [None, 'd'],
+           'weight_split_dims_mapping.emh': [None, 'd', 'm'],
+           'weight_split_dims_mapping.ehm': [None, 'm', 'd']}),
+    moe('bad-groups', num_groups=5, raises='ValueError'),
+    moe('bad-gating', gating_func='top3', raises='ValueError'),
+    moe('bad-weight', moe_load_balance_loss_weight=0.0, raises='AssertionError'),
+    moe('bad-experts', num_experts=0, raises='AssertionError'),
+    moe('bad-dense', gating_func='dense_top2', use_gated_activation=True,
+        raises='AssertionError'),
+]
+
+
+
+def gating(function, **options):
+  """Calls a gating function of the package whose layer is given."""
+  def call(layer, logits, pad):
+    package = type(layer).__module__.partition('.')[0]
+    module = importlib.import_module(f'{package}.gshard_utils')
+    args = (logits, 3, 4, jnp.float32)
+    if function != 'expert_choice_gating_on_logits':
+      args = (pad, *args)
+    if options.get('second_expert_policy', 'all') != 'all':
+      key = {'prng_key': jax.random.PRNGKey(7)}
+    else:
+      key = {}
+    return getattr(module, function)(*args, **options, **key)
+
+  call.__name__ = f'{function} {options}'
+  return call
+
+
+def route(variant, function, pad=True, **options):
+  tokens = np.array(PAD, np.int32) if pad else None
+  return moe(f'gating-{variant}', floats(2, 6, 3, name='logits'), tokens,
+             method=gating(function, **options), modes=('train',))
+
+
+GATING = [
+    route('top2', 'top2_gating_on_logits', capacity_factor=2.0, gating_logit_cap=3.0),
+    route('top2-later', 'top2_gating_on_logits', legacy_mtf_behavior=False),
+    route('top2-random', 'top2_gating_on_logits', second_expert_policy='random',
+          second_expert_threshold=0.5, pad=False),
+    route('top2-sampling', 'top2_gating_on_logits', second_expert_policy='sampling',
+          legacy_mtf_behavior=False),
+    route('top3', 'topk_gating_on_logits', k=3, capacity_factor=1.0),
+    route('top1', 'topk_gating_on_logits', k=1, pad=False),
+    route('choice', 'expert_choice_gating_on_logits', capacity_factor=1.5),
+    route('choice-v2', 'expert_choice_gating_on_logits_v2', gating_logit_cap=2.0),
+]
+
+CASES = [*FEED_FORWARD, *MIXTURES, *GATING]

@@ -5,6 +5,7 @@ A facade: the layer system itself lives in pax_haiku/core, one idea a file.
 # ruff: noqa: F401
 
 from pax_haiku.base_hyperparams import instantiate
+from pax_haiku.core.abstract_init import is_sublayer_template_or_instance
 from pax_haiku.core.boxes import (
     AuxLossStruct,
     BoxedParam,
@@ -48,7 +49,7 @@ from pax_haiku.core.errors import (
     SetAttributeFrozenModuleError,
 )
 from pax_haiku.core.frozen import FrozenDict
-from pax_haiku.core.functional import DenyList, is_sublayer_template_or_instance
+from pax_haiku.core.functional import DenyList
 from pax_haiku.core.init_var import init_var
 from pax_haiku.core.layer import BaseLayer
 from pax_haiku.core.module_helpers import (

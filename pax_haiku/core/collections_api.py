@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from pax_haiku.core import boxes, constants, context, errors, summaries
 from pax_haiku.core import variables as variables_lib
+from pax_haiku.core import written as written_lib
 
 
 class CollectionsMixin:
@@ -24,7 +25,7 @@ class CollectionsMixin:
     self._pax_require_bound('variables')
     inside = self.module_name + '/'
     trees = []
-    for held in (hk.get_params(), hk.get_current_state()):
+    for held in (written_lib.params_of(self._pax_run), hk.get_current_state()):
       trees.append(
         {
           m: {k: v for k, v in b.items() if not self._pax_run.is_stale(m, k)}
@@ -59,7 +60,7 @@ class CollectionsMixin:
     """Whether this layer holds a value of that name in the collection."""
     self._pax_require_bound('has_variable')
     if collection == constants.PARAMS:
-      return name in hk.get_params().get(self.module_name, {})
+      return name in written_lib.params_of(self._pax_run).get(self.module_name, {})
     if collection == constants.NON_TRAINABLE:
       return name in hk.get_current_state().get(self.module_name, {})
     return name in self._pax_bucket(collection)
@@ -68,7 +69,8 @@ class CollectionsMixin:
     """The stored value, or `default`; `params` are not cast."""
     self._pax_require_bound('get_variable')
     if collection == constants.PARAMS:
-      return hk.get_params().get(self.module_name, {}).get(name, default)
+      params = written_lib.params_of(self._pax_run)
+      return params.get(self.module_name, {}).get(name, default)
     if collection == constants.NON_TRAINABLE:
       return hk.get_current_state().get(self.module_name, {}).get(name, default)
     return self._pax_bucket(collection).get(name, default)
@@ -77,15 +79,25 @@ class CollectionsMixin:
     """Stores a value in one of this layer's collections.
 
     Raises:
-      ModifyScopeVariableError: the collection is immutable, or it is `params`.
+      ModifyScopeVariableError: the collection is immutable; `params` is so inside a
+        loop and in a Haiku run.
     """
     self._pax_require_bound('put_variable')
-    if collection == constants.PARAMS or not self._pax_run.is_mutable(collection):
+    run = self._pax_run
+    is_closed = collection == constants.PARAMS and run.written is None
+    if is_closed or not run.is_mutable(collection):
+      way_out = (
+        'Parameters can be written neither inside a loop nor under a Haiku transform.'
+        if is_closed
+        else 'Pass mutable=[...] to init or apply.'
+      )
       raise errors.ModifyScopeVariableError(
         f'{self._pax_describe()}: cannot write {name!r}, the collection {collection!r} '
-        'is immutable in this run. Pass mutable=[...] to init or apply.'
+        f'is immutable in this run. {way_out}'
       )
-    if collection == constants.NON_TRAINABLE:
+    if collection == constants.PARAMS:
+      run.written.put(self.module_name, name, jnp.asarray(value))
+    elif collection == constants.NON_TRAINABLE:
       self._pax_scoped(hk.set_state, name, value)
     else:
       self._pax_put(collection, name, value)

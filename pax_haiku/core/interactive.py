@@ -14,6 +14,7 @@ import haiku as hk
 from pax_haiku.core import constants
 from pax_haiku.core import run as run_lib
 from pax_haiku.core import variables as variables_lib
+from pax_haiku.core import written as written_lib
 from pax_haiku.core.compact import nowrap
 from pax_haiku.core.frozen import FrozenDict
 from pax_haiku.core.metaclass import LayerMeta
@@ -55,12 +56,15 @@ class Scope:
   def run(self, steps, function: Callable[..., Any], args=(), kwargs=None):
     """Calls `function(layer at steps, *args, **kwargs)` inside a transform."""
 
+    written = written_lib.Written()
+
     def call(*args, **kwargs):
       run = run_lib.Run(
         initializing=False,
         rngs=self.rngs,
         is_mutable=self.is_mutable,
         counters=self.counters,
+        written=written,
       )
       with run_lib.activate(run):
         node = self.layer._pax_unbound_copy()
@@ -74,6 +78,7 @@ class Scope:
     output, self.state = hk.transform_with_state(call).apply(
       self.params, self.state, key, *args, **(kwargs or {})
     )
+    self.params = written.over(self.params)
     return output
 
 

@@ -22,6 +22,7 @@ import jax.numpy as jnp
 
 from pax_haiku import pax_fiddle
 from pax_haiku.core import (
+  abstract_init,
   children,
   collections_api,
   config_types,
@@ -81,6 +82,7 @@ class BaseLayer(
   collections_api.CollectionsMixin,
   children.ChildrenMixin,
   functional.FunctionalMixin,
+  abstract_init.AbstractInitMixin,
   quantization.QuantizationMixin,
   hk.Module,
   metaclass=LayerMeta,

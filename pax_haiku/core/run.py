@@ -56,6 +56,8 @@ class Run:
     is_mutable: collection name -> may it be written.
     root_name: module name of the root layer; its shared layers live below it.
     prefix: path of the root layer as the streams see it.
+    written: parameters that this run wrote or created, see written.py; None in a
+      Haiku run and in the body of a loop.
     metadata: when a dict, create_variable records {(collection, path, name):
       WeightHParams} in it.
     shared: {(context id, shared_weight_layer_id): (layer, its config, context)}.
@@ -69,6 +71,7 @@ class Run:
     'is_mutable',
     'root_name',
     'prefix',
+    'written',
     'metadata',
     'shared',
     'adopted',
@@ -90,6 +93,7 @@ class Run:
     is_mutable: Callable[[str], bool] = lambda collection: True,
     counters: dict | None = None,
     prefix: tuple[str, ...] = (),
+    written=None,
     metadata: dict | None = None,
   ):
     self.initializing = initializing
@@ -98,6 +102,7 @@ class Run:
     self.is_mutable = is_mutable
     self.root_name = None
     self.prefix = prefix
+    self.written = written
     self.metadata = metadata
     self.shared = {}
     self.adopted = {}
@@ -191,7 +196,7 @@ def activate(run: Run) -> Iterator[Run]:
     yield run
   finally:
     _local.runs.pop()
-    run.rngs = {}  # layers may outlive the trace, keys must not
+    run.rngs, run.written = {}, None  # layers may outlive the trace, arrays must not
 
 
 def guarded() -> list[Run]:

@@ -183,9 +183,12 @@ class VariablesMixin:
     """Initializer given to Haiku; draws this layer's next `params` key."""
     run = self._pax_run
     creates = run.initializing or (
-      collection == constants.NON_TRAINABLE
-      and not run.native
+      not run.native
       and run.is_mutable(collection)
+      and (
+        collection == constants.NON_TRAINABLE
+        or (run.written is not None and constants.PARAMS in run.rngs)
+      )
     )
     if not creates:
       self._pax_refuse_missing(name, collection)
@@ -199,7 +202,12 @@ class VariablesMixin:
       key = None
     else:
       key = self.next_prng_key(constants.PARAMS)
-    return init_var.init_var(hparams, key, f'{self.module_name}/{name}')
+    value = init_var.init_var(hparams, key, f'{self.module_name}/{name}')
+    if not run.initializing and run.written is not None:
+      run.written.created[(collection, self.module_name, name)] = hparams
+      if collection == constants.PARAMS:
+        run.written.put(self.module_name, name, value)
+    return value
 
   def _pax_refuse_missing(self, name: str, collection: str):
     held = hk.get_params() if collection == constants.PARAMS else hk.get_current_state()
@@ -304,13 +312,21 @@ class VariablesMixin:
         )
       )
     hparams = declared.hparams
+    value = None
+    written = self._pax_run.written
+    if written is not None and written.params:
+      value = written.find(self.module_name, name)
     try:
-      value = self._pax_scoped(
-        hk.get_parameter, name, declared.shape, hparams.dtype, declared.init
-      )
+      if value is None:
+        value = self._pax_scoped(
+          hk.get_parameter, name, declared.shape, hparams.dtype, declared.init
+        )
     except ValueError:
-      self._pax_explain_shape(name, declared)
-      raise
+      if written is not None:  # created just now, which Haiku refuses in apply
+        value = written.find(self.module_name, name)
+      if value is None:
+        self._pax_explain_shape(name, declared)
+        raise
     dtype = self.fprop_dtype
     if (
       value.dtype != dtype

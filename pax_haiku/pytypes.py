@@ -121,7 +121,13 @@ ScalarFloat = ArrayT | np.generic
 
 
 def typed(fn: Callable[..., Any]) -> Callable[..., Any]:
-  """Marks a function as written for run-time type checks; returns it unchanged."""
+  """Marks a function as written for run-time type checks; returns it unchanged.
+
+  In Praxis, jaxtyping and typeguard check dtypes and shapes at each call. Here nothing
+  is checked, whether they are installed or not: the annotations of this module keep
+  the array type only. To have checks, annotate with jaxtyping's own types and decorate
+  with `jaxtyping.jaxtyped(typechecker=...)`; layers' methods take that as well.
+  """
   return fn
 
 

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from absl import logging
 
 from pax_haiku import pytypes
+from pax_haiku.core import flax_serialization  # noqa: F401 (registers NestedMap)
 from pax_haiku.core.array_utils import (
     append_eos,
     apply_mask_to_logits,

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pax_haiku import base_hyperparams, pax_fiddle
+from pax_haiku import base_hyperparams, base_layer, pax_fiddle
 from pax_haiku.base_hyperparams import (
     BaseHyperParams,
     BaseParameterizable,
@@ -26,6 +26,7 @@ from pax_haiku.base_hyperparams import (
     visit_nested_struct,
 )
 from pax_haiku.core.nested_map import NestedMap
+from pax_haiku.layers import linears
 
 
 class A(BaseHyperParams):
@@ -482,6 +483,29 @@ def test_text_of_configs():
   )
   partial = pax_fiddle.Partial(function)
   assert nested_struct_to_text(partial) == f'cls : callable/{__name__}/function\n'
+
+
+class DType:
+  """As TensorFlow's."""
+
+  name = 'bfloat16'
+  as_numpy_dtype = None
+
+
+def test_text_names_what_users_import():
+  text = nested_struct_to_text({
+      'a': base_layer.WeightInit, 'b': base_layer.BaseLayer.WeightSharding,
+      'c': base_layer.instantiate, 'd': linears.Linear, 'e': nested_struct_to_text,
+      'f': DType(),
+  })  # fmt: skip
+  assert text == (
+      'a : type/pax_haiku.base_layer/WeightInit\n'
+      'b : type/pax_haiku.base_layer/BaseLayer.WeightSharding\n'
+      'c : callable/pax_haiku.base_hyperparams/instantiate\n'
+      'd : type/pax_haiku.layers.linears/Linear\n'
+      'e : callable/pax_haiku.core.config_text/nested_struct_to_text\n'
+      'f : bfloat16\n'
+  )
 
 
 def test_text_with_types_and_separator():

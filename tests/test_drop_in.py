@@ -400,3 +400,17 @@ def test_config_text_names_the_same_classes(praxis):
     """)['config']
   assert type(config) is pax_fiddle.Config
   assert config.cls is linears.Linear
+
+
+def test_texts_name_praxis_where_users_import_it(praxis):
+  out = run("""
+    from praxis import base_hyperparams, base_layer, pax_fiddle
+    from praxis.layers import linears
+    text = base_hyperparams.nested_struct_to_text(pax_fiddle.Config(linears.Linear))
+    """)['text'].split('\n')
+  assert 'cls : type/praxis.layers.linears/Linear' in out
+  assert 'params_init.cls : type/praxis.base_layer/WeightInit' in out
+  drop_in.remove()
+  assert 'type/pax_haiku.layers.linears/Linear' in pax_fiddle.Config(
+      linears.Linear).to_text()
+  drop_in.install()

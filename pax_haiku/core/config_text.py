@@ -4,6 +4,7 @@ import abc
 import dataclasses
 import enum
 import inspect
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -107,10 +108,21 @@ def _quote(text: str) -> str:
   return f'{quote}{escaped}{quote}'
 
 
+package_name = 'pax_haiku'  # what texts call this package; the drop-in says 'praxis'
+
+
 def _location(value: Any) -> str:
   module = inspect.getmodule(value)
-  name = getattr(module, '__name__', None) or getattr(value, '__module__', None)
-  return f'{name}/{getattr(value, "__qualname__", type(value).__name__)}'
+  name = getattr(module, '__name__', None) or str(getattr(value, '__module__', None))
+  qualname = getattr(value, '__qualname__', type(value).__name__)
+  if name.startswith('pax_haiku.core.'):  # a text names what users import
+    outer = qualname.partition('.')[0]
+    facade = sys.modules.get('pax_haiku.base_layer')
+    if hasattr(facade, outer) and getattr(facade, outer) is getattr(module, outer):
+      name = facade.__name__
+  if name.partition('.')[0] == 'pax_haiku':
+    name = package_name + name.removeprefix('pax_haiku')
+  return f'{name}/{qualname}'
 
 
 def _is_proto(value: Any) -> bool:
@@ -152,6 +164,8 @@ def _text(value: Any) -> str:
     return f'type/{_location(value)}'
   if inspect.isroutine(value):
     return f'callable/{_location(value)}'
+  if type(value).__name__ == 'DType' and hasattr(value, 'as_numpy_dtype'):
+    return value.name  # TensorFlow's
   if _is_proto(value):
     kind = type(value)
     text = ' '.join(str(value).split())

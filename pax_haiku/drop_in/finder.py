@@ -11,6 +11,7 @@ from types import ModuleType
 from absl import logging
 
 import pax_haiku
+from pax_haiku.core import config_text, flax_serialization
 from pax_haiku.drop_in import missing
 
 _lock = threading.RLock()
@@ -55,6 +56,7 @@ class _Loader(importlib.abc.Loader):
   def exec_module(self, module: ModuleType) -> None:
     module.__spec__ = module.__spec__.loader_state
     missing.watch(module)
+    flax_serialization.register()  # Flax may have been imported meanwhile
 
 
 class _Finder(importlib.abc.MetaPathFinder):
@@ -106,6 +108,7 @@ def install() -> None:
       logging.warning('praxis is pax_haiku in this process; the Praxis that is '
                       'installed (%s) stays out.', places)
     missing.watch(pax_haiku)
+    config_text.package_name = 'praxis'
     sys.meta_path.insert(0, _first)
     sys.meta_path.append(_last)
 
@@ -120,3 +123,4 @@ def remove() -> None:
       if _is_praxis(name) and module is sys.modules.get(_target(name)):
         del sys.modules[name]
     missing.unwatch()
+    config_text.package_name = 'pax_haiku'

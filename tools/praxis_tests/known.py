@@ -1,7 +1,6 @@
 """Tests of Praxis that pass there and cannot pass here: {module: {test: reason}}."""
 
 _FLAX_PARENT = 'a Flax module cannot be the parent of a layer that is a Haiku module'
-_MODULE_NAME = 'the text tells where WeightInit is defined, which is in pax_haiku'
 
 KNOWN: dict[str, dict[str, str]] = {
     'base_layer': {
@@ -12,14 +11,5 @@ KNOWN: dict[str, dict[str, str]] = {
     },
     'pax_fiddle': {
         'BuildTest.test_build_works_with_nn_compact': _FLAX_PARENT,
-    },
-    'base_hyperparams': {
-        'NestedStructToTextTestCase.test_sub_fiddle_config': _MODULE_NAME,
-        'NestedStructToTextTestCase.test_sub_hparams_config': _MODULE_NAME,
-    },
-    'py_utils': {
-        'PyUtilsTest.test_nestedmap_serialization':
-            'Flax serializes the types that are registered with it, and pax_haiku '
-            'does not import Flax',
     },
 }

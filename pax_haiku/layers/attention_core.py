@@ -57,3 +57,10 @@ def repeat_batch(x: JTensor, batch: int, where: str, what: str) -> JTensor:
       f'{what} ({x.shape[0]}).'
     )
   return x if times == 1 else jnp.repeat(x, times, axis=0)
+
+
+def positions(segment_pos: JTensor | None, x: JTensor) -> JTensor:
+  """`segment_pos [B, L]`, or `0 ... L - 1` for `x [B, L, ...]`."""
+  if segment_pos is not None:
+    return segment_pos
+  return jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])

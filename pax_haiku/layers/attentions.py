@@ -26,15 +26,32 @@ from pax_haiku.layers.fused_attention import (
   get_attention_implementation,
   set_attention_implementation,
 )
+from pax_haiku.layers.local_attention import LocalSelfAttention
+from pax_haiku.layers.local_attention_kinds import (
+  LocalSelfAttentionAlibi,
+  LocalSelfAttentionRelativeBias,
+  LocalSelfAttentionXL,
+)
+from pax_haiku.layers.lpb_attention import DotProductAttentionWithLPB
 from pax_haiku.layers.per_dim_scale import PerDimScale
 from pax_haiku.layers.relative_bias import RelativeBias
 from pax_haiku.layers.structured_masks import StructuredMask
+from pax_haiku.layers.xl_attention import (
+  DotProductAttentionXL,
+  create_relative_positional_embedding,
+)
 
 __all__ = [
   'AttentionProjection',
   'CausalDepthwiseConv1D',
   'CombinedQKVProjectionLayer',
   'DotProductAttention',
+  'DotProductAttentionWithLPB',
+  'DotProductAttentionXL',
+  'LocalSelfAttention',
+  'LocalSelfAttentionAlibi',
+  'LocalSelfAttentionRelativeBias',
+  'LocalSelfAttentionXL',
   'PerDimScale',
   'RelativeBias',
   'StructuredMask',
@@ -45,6 +62,7 @@ __all__ = [
   'causal_segment_mask',
   'convert_paddings_to_mask',
   'convert_to_block',
+  'create_relative_positional_embedding',
   'extract_block_context',
   'get_attention_implementation',
   'limited_context_mask',

@@ -7,7 +7,13 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from pax_haiku import base_layer, pytypes
-from pax_haiku.layers import attention_core, base_ops, fused_attention, structured_masks
+from pax_haiku.layers import (
+  attention_checks,
+  attention_core,
+  base_ops,
+  fused_attention,
+  structured_masks,
+)
 from pax_haiku.layers.attention_fields import AttentionFields, head_size
 from pax_haiku.layers.describe import describe
 from pax_haiku.layers.structured_masks import AttentionMask, StructuredMask
@@ -66,6 +72,9 @@ class DotProductAttention(AttentionFields):
     decoding_maybe_shard_projections: shard projections in `extend_step`, too.
   """
 
+  # Whether extend_step uses scale_logits_by_head_dims and zero_fully_masked.
+  _step_like_call = True
+
   # -- The formula ------------------------------------------------------------
 
   def _scale_query(self, query: JTensor) -> JTensor:
@@ -104,7 +113,7 @@ class DotProductAttention(AttentionFields):
     return self.qk_einsum('BTNH,BSNH->BNTS', query, key)
 
   def _atten_logits_one_step(
-    self, query: JTensor, key: JTensor, time_step: JTensor | None
+    self, query: JTensor, key: JTensor, step: JTensor | None
   ) -> JTensor:
     """`[B, N, S]` of `[B, N, H]` and `[B, S, N, H]`."""
     return self.qk_einsum('BNH,BSNH->BNS', query, key)
@@ -165,7 +174,7 @@ class DotProductAttention(AttentionFields):
       fused kernel).
     """
     query, key, value = map(self._shard_blnh, (query, key, value))
-    self._check_shapes(query, key, value, atten_mask, relative_bias)
+    attention_checks.check_call(self, query, key, value, atten_mask, relative_bias)
     query = self._scale_query(query)
     if isinstance(atten_mask, StructuredMask):
       scale = head_size(self) ** -0.5 if self.scale_logits_by_head_dims else 1.0
@@ -195,47 +204,6 @@ class DotProductAttention(AttentionFields):
       encoded *= attention_core.keep(blind, encoded.dtype)
     encoded = checkpoint_name(encoded, 'context')
     return self._shard_blnh(encoded), probs
-
-  def _check_shapes(
-    self,
-    query: JTensor,
-    key: JTensor,
-    value: JTensor,
-    atten_mask: AttentionMask,
-    relative_bias: JTensor | None,
-  ) -> None:
-    batch, length, heads = query.shape[:3]
-    key_length = key.shape[1]
-    where = describe(self)
-    if key.shape != value.shape or key.shape[0] != batch or key.shape[2] != heads:
-      raise ValueError(
-        f'{where}: queries, keys and values do not fit: their projections have shapes '
-        f'{query.shape}, {key.shape} and {value.shape}.'
-      )
-    if isinstance(atten_mask, StructuredMask):
-      atten_mask.check(batch, length, key_length, where)
-    else:
-      shape = atten_mask.shape
-      if (
-        len(shape) != 4
-        or shape[0] not in (1, batch)
-        or shape[1] != 1
-        or shape[2] not in (1, length)
-        or shape[3] != key_length
-      ):
-        raise ValueError(
-          f'{where}: atten_mask must have shape [1 or {batch}, 1, 1 or {length}, '
-          f'{key_length}] (batch, heads, queries, keys), found {list(shape)}. '
-          'attention_masks makes such masks, or give a StructuredMask.'
-        )
-    if relative_bias is not None and relative_bias.shape not in (
-      (batch, heads, length, key_length),
-      (1, heads, length, key_length),
-    ):
-      raise ValueError(
-        f'{where}: the relative bias must have shape [1 or {batch}, {heads}, {length}, '
-        f'{key_length}], found {list(relative_bias.shape)}.'
-      )
 
   # -- Whole sequences --------------------------------------------------------
 
@@ -301,7 +269,8 @@ class DotProductAttention(AttentionFields):
     relative_bias = None
     if self.relative_bias_tpl is not None:
       relative_bias = self.relative_bias(
-        _positions(query_segment_pos, query), _positions(key_segment_pos, key)
+        attention_core.positions(query_segment_pos, query),
+        attention_core.positions(key_segment_pos, key),
       )
     if self.ln_tpl is not None:
       query, key = self.layer_norm_q(query), self.layer_norm_k(key)
@@ -363,7 +332,7 @@ class DotProductAttention(AttentionFields):
     key = self._shard_blnh(self.get_decode_state(key_state_name))
     value = self._shard_blnh(self.get_decode_state(value_state_name))
     query = self._shard_bnh(query)
-    self._check_step_mask(atten_mask, batch, key.shape)
+    attention_checks.check_step_mask(self, atten_mask, batch, key.shape)
     key = attention_core.repeat_batch(key, batch, where, 'the cache')
     value = attention_core.repeat_batch(value, batch, where, 'the cache')
     if atten_mask.shape[0] not in (1, batch):
@@ -371,30 +340,16 @@ class DotProductAttention(AttentionFields):
     logits = self._atten_logits_one_step(self._scale_query(query), key, time_step)
     if relative_bias is not None:
       logits += jnp.squeeze(relative_bias, axis=2)
-    logits = self._cap_logits(self._scale_logits(logits)).astype(jnp.float32)
+    if self._step_like_call:
+      logits = self._scale_logits(logits)
+    logits = self._cap_logits(logits).astype(jnp.float32)
     logits = structured_masks.apply_mask(logits, atten_mask)
     probs = self._softmax(logits).astype(key.dtype)
     encoded = self.pv_einsum('BNS,BSNH->BNH', probs, value)
-    if self.zero_fully_masked:
+    if self.zero_fully_masked and self._step_like_call:
       blind = structured_masks.fully_masked_rows(atten_mask, 1, key.shape[1])
       encoded *= attention_core.keep(blind, encoded.dtype)
     return self._shard_bnh(encoded), probs
-
-  def _check_step_mask(
-    self, atten_mask: JTensor, batch: int, key_shape: tuple[int, ...]
-  ) -> None:
-    shape = getattr(atten_mask, 'shape', None)
-    if (
-      shape is None
-      or len(shape) != 3
-      or shape[0] not in (1, batch, key_shape[0])
-      or shape[1:] != (1, key_shape[1])
-    ):
-      raise ValueError(
-        f'{describe(self)}: in extend_step atten_mask must be an array [1 or {batch}, '
-        f'1, {key_shape[1]}] (batch, heads, length of the cache), found '
-        f'{shape if shape is not None else type(atten_mask).__name__}.'
-      )
 
   def extend_step(
     self,
@@ -429,11 +384,7 @@ class DotProductAttention(AttentionFields):
         f'{describe(self)}: extend_step takes one token at a time, query_vec [batch, '
         f'{self.input_dim}], found shape {query_vec.shape}.'
       )
-    if jnp.ndim(time_step) != 0:
-      raise ValueError(
-        f'{describe(self)}: time_step must be a scalar, found shape '
-        f'{jnp.shape(time_step)}.'
-      )
+    attention_checks.check_scalar(self, time_step)
     key = value = None
     if self.combine_qkv:
       query, key, value = self.combined_qkv.extend_step(query_vec, time_step=time_step)
@@ -491,10 +442,3 @@ class DotProductAttention(AttentionFields):
         attention_score=probs if self.ngrammer.ngram_using_attention_scores else None,
       )
     return self._shard_bd(self.post.extend_step(encoded, time_step=time_step))
-
-
-def _positions(segment_pos: JTensor | None, x: JTensor) -> JTensor:
-  """`segment_pos [B, L]`, or positions in `x [B, L, ...]`."""
-  if segment_pos is not None:
-    return segment_pos
-  return jnp.broadcast_to(jnp.arange(x.shape[1]), x.shape[:2])

@@ -278,7 +278,9 @@ def collect(state: Flat, before: Flat, again: bool, unpack_summaries: int = 0) -
   return out
 
 
-def _struct(tree, drop_leading: bool = False):
+def shape_structs(tree, drop_leading: bool = False):
+  """A `ShapeDtypeStruct` for each leaf, of one iteration with `drop_leading`."""
+
   def one(x):
     shape = jnp.shape(x)
     return jax.ShapeDtypeStruct(
@@ -388,7 +390,8 @@ def scan(
     step = apply_body if checkpoint is None else checkpoint(apply_body)
 
   if run.rngs:  # the first of the two traces, see above
-    jax.eval_shape(body_once, _struct(carry), _struct(iterations, drop_leading=True))
+    once = shape_structs(iterations, drop_leading=True)
+    jax.eval_shape(body_once, shape_structs(carry), once)
   counts = dict(run.counters)
 
   def real_step(carry, iteration):

@@ -14,12 +14,14 @@ from pax_haiku.layers import (
   convolutions,
   einsum,
   embedding_softmax,
+  frnn,
   haiku_module,
   linears,
   losses,
   normalizations,
   poolings,
   repeats,
+  rnn_cell,
   sequential,
   stats,
   stochastics,
@@ -77,6 +79,7 @@ from pax_haiku.layers.embedding_softmax import (
   SigmoidCrossEntropy,
   TrainablePositionalEmbedding,
 )
+from pax_haiku.layers.frnn import FRnn, LstmFrnn, StackFrnn
 from pax_haiku.layers.haiku_module import HaikuModule
 from pax_haiku.layers.linears import (
   Bias,
@@ -99,6 +102,11 @@ from pax_haiku.layers.normalizations import (
 )
 from pax_haiku.layers.poolings import GlobalPooling, Pooling, Pooling1D
 from pax_haiku.layers.repeats import Repeat
+from pax_haiku.layers.rnn_cell import (
+  CifgLstmCellSimple,
+  LayerNormalizedLstmCellSimple,
+  LstmCellSimple,
+)
 from pax_haiku.layers.sequential import Sequential
 from pax_haiku.layers.stochastics import Dropout, StochasticResidual
 from pax_haiku.layers.transformers import (
@@ -115,6 +123,7 @@ __all__ = [
   'BiTemperedLoss',
   'Bias',
   'CausalDepthwiseConv1D',
+  'CifgLstmCellSimple',
   'Conv2D',
   'ConvBNAct',
   'ConvBNActWithPadding',
@@ -127,6 +136,7 @@ __all__ = [
   'Einsum',
   'EinsumOp',
   'Embedding',
+  'FRnn',
   'FeedForward',
   'FullSoftmax',
   'GELU',
@@ -137,6 +147,7 @@ __all__ = [
   'Identity',
   'IdentityNorm',
   'LayerNorm',
+  'LayerNormalizedLstmCellSimple',
   'LeakyReLU',
   'LightConv1D',
   'Linear',
@@ -144,6 +155,8 @@ __all__ = [
   'LocalSelfAttentionAlibi',
   'LocalSelfAttentionRelativeBias',
   'LocalSelfAttentionXL',
+  'LstmCellSimple',
+  'LstmFrnn',
   'MLPBlock',
   'MaskedLmDataAugmenter',
   'PerDimScale',
@@ -163,6 +176,7 @@ __all__ = [
   'Sigmoid',
   'SigmoidCrossEntropy',
   'SquaredReLU',
+  'StackFrnn',
   'StackingOverTime',
   'StochasticResidual',
   'Swish',
@@ -184,6 +198,7 @@ __all__ = [
   'convolutions',
   'einsum',
   'embedding_softmax',
+  'frnn',
   'haiku_module',
   'linears',
   'losses',
@@ -191,6 +206,7 @@ __all__ = [
   'poolings',
   'project_last_dim',
   'repeats',
+  'rnn_cell',
   'segment_mask',
   'sequential',
   'stats',

@@ -20,6 +20,7 @@ def define(pkg: str) -> dict[str, type]:
   normalizations = importlib.import_module(f'{pkg}.layers.normalizations')
   stochastics = importlib.import_module(f'{pkg}.layers.stochastics')
   repeats = importlib.import_module(f'{pkg}.layers.repeats')
+  rnn_cell = importlib.import_module(f'{pkg}.layers.rnn_cell')
   embedding_softmax = importlib.import_module(f'{pkg}.layers.embedding_softmax')
   BaseLayer = base_layer.BaseLayer
   WeightHParams, WeightInit = base_layer.WeightHParams, base_layer.WeightInit
@@ -197,6 +198,27 @@ def define(pkg: str) -> dict[str, type]:
       self.update_decode_state('steps', self.get_decode_state('steps') + 1)
       return total
 
+  class CountingCell(rnn_cell.BaseRnnCell):
+    """A recurrent cell around Counting and Block: state, keys, losses, summaries."""
+
+    dims: int = 0
+
+    def setup(self) -> None:
+      self.create_child('sub', pax_fiddle.Config(Counting, dims=self.dims))
+      self.create_child('noise', pax_fiddle.Config(Block, dims=self.dims))
+
+    def init_states(self, batch_size: int) -> Any:
+      return py_utils.NestedMap(
+          m=jnp.zeros([batch_size, self.dims], self.fprop_dtype))
+
+    def get_output(self, state: Any) -> Any:
+      return state.m
+
+    def __call__(self, state0: Any, inputs: Any) -> Any:
+      x = inputs.act[0] if isinstance(inputs.act, list | tuple) else inputs.act
+      m = self.noise(self.sub(x + state0.m)) + self.sub.get_var('count')
+      return py_utils.NestedMap(m=m.astype(self.fprop_dtype))
+
   class Tower(BaseLayer):
     """Dropout, BatchNorm and projections in nested children."""
 
@@ -245,5 +267,5 @@ def define(pkg: str) -> dict[str, type]:
       return self.head(out, weights, class_ids=labels[:, None])
 
   found = (ToMap, FromMap, SwapPair, AddArgument, Counting, Block, Net, Shared,
-           Variable, Lazy, Accumulate, Tower, Classifier)
+           Variable, Lazy, Accumulate, CountingCell, Tower, Classifier)
   return {cls.__name__: cls for cls in found}

@@ -15,6 +15,7 @@ import typing
 from typing import Any, NamedTuple
 
 import fiddle as fdl
+import fiddle.history
 import pytest
 
 from pax_haiku import base_layer, fiddle_tags, pax_fiddle
@@ -793,3 +794,14 @@ def test_clone_and_set_mixin():
 @pytest.mark.parametrize('name', pax_fiddle.__all__)
 def test_every_name_exists(name):
   assert hasattr(pax_fiddle, name)
+
+
+def test_clones_made_while_no_history_is_kept_are_independent():
+  cfg = pax_fiddle.Config(dict, a=1, b=pax_fiddle.Config(dict, c=2))
+  with fiddle.history.suspend_tracking():
+    one, two = cfg.clone(), cfg.clone()
+    one.b.c = 3
+  one.a = two.a = 4
+  assert (cfg.a, cfg.b.c, one.b.c, two.b.c) == (1, 2, 3, 2)
+  assert not one.__argument_history__ and not two.b.__argument_history__
+  assert pax_fiddle.build(one) == {'a': 4, 'b': {'c': 3}}

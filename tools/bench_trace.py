@@ -1,6 +1,6 @@
 """Trace time of Pax layers against the same model in hand-written Haiku.
 
-    python tools/bench_trace.py [--repeats 7]
+    python tools/bench_trace.py [--repeats 25]
 
 Prints, for 64 FeedForward layers and for a tree of 1000 layers, the time to trace
 init and apply on both sides and their ratio. Both sides have the same modules with the
@@ -21,7 +21,7 @@ from pax_haiku import base_layer, pax_fiddle
 from pax_haiku.layers import linears
 
 _REPEATS = flags.DEFINE_integer(
-    'repeats', 7, 'How often each side is traced.', lower_bound=1)
+    'repeats', 25, 'How often each side is traced.', lower_bound=1)
 
 DIMS = 8
 WIDTH = 10  # children per node of the tree

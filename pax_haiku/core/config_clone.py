@@ -62,16 +62,35 @@ def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
   return new
 
 
+class _NoHistory(fiddle.history.History):
+  """The history of all clones made while Fiddle tracks none, as in every setup.
+
+  One object for all: a layer keeps dozens of configs, and each object that a trace
+  leaves alive costs it garbage collection.
+  """
+
+  def __missing__(self, key):
+    return []
+
+
+_NO_HISTORY = _NoHistory()
+
+
 def _clone_config(config: fdl.Buildable, memo: dict[int, Any]) -> fdl.Buildable:
   new = object.__new__(type(config))
-  parts = new.__dict__
-  parts.update(config.__dict__)
-  tags = parts['__argument_tags__'] = collections.defaultdict(set)
+  arguments = dict(config.__arguments__)
+  for name, value in arguments.items():
+    kind = type(value)
+    if kind not in ATOMIC_TYPES:
+      arguments[name] = clone_value(value, memo)
+  tags = collections.defaultdict(set)
   for name, names in config.__argument_tags__.items():
     tags[name] = set(names)
-  parts['__argument_history__'] = fiddle.history.History()
-  arguments = parts['__arguments__'] = dict(config.__arguments__)
-  for name, value in arguments.items():
-    if type(value) not in ATOMIC_TYPES:
-      arguments[name] = clone_value(value, memo)
+  parts = new.__dict__
+  parts['__fn_or_cls__'] = config.__fn_or_cls__
+  parts['__signature_info__'] = config.__signature_info__
+  parts['__arguments__'] = arguments
+  parts['__argument_tags__'] = tags
+  parts['__argument_history__'] = (
+      fiddle.history.History() if fiddle.history.tracking_enabled() else _NO_HISTORY)
   return new

@@ -181,14 +181,14 @@ class FeedForward(base_layer.BaseLayer):
       weight_split_dims_mapping=self.weight_split_dims_mapping.clone(),
       activation_split_dims_mapping=ap.clone(),
     )
-    self.create_child('linear', linear_p)
+    self.create_child('linear', linear_p, skip_clone=True)
     if self.has_bias:
       bias_p = self.bias_tpl.clone().set(
         dims=self.output_dims, bias_init=self.bias_init
       )
       if self.mesh_shape is not None and ap.out is not None:
         bias_p.weight_split_dims_mapping.wt = [ap.out[-1]]
-      self.create_child('bias', bias_p)
+      self.create_child('bias', bias_p, skip_clone=True)
     self.create_child('activation', self.activation_tpl)
 
   def __call__(self, inputs: JTensor) -> JTensor:

@@ -1,13 +1,16 @@
 """From Haiku to Pax and back: trees of variables, matching, comparison, checkpoints."""
 
+from pax_haiku.interop.compare_models import Comparison, compare
 from pax_haiku.interop.mapping import Mapping, MappingError
 from pax_haiku.interop.mapping_optimizer import convert_optimizer
 from pax_haiku.interop.matching import match
 from pax_haiku.interop.trees import to_haiku, to_pax
 
 __all__ = [
+  'Comparison',
   'Mapping',
   'MappingError',
+  'compare',
   'convert_optimizer',
   'match',
   'to_haiku',

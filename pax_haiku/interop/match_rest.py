@@ -1,5 +1,7 @@
 """What numbers did not decide: by role, by shape, by name, or not at all."""
 
+import collections
+
 import numpy as np
 
 from pax_haiku.interop import mapping as mapping_lib
@@ -17,8 +19,8 @@ _ALIKE = {'sub': 'add', 'add_any': 'add', 'div': 'mul'}
 def by_order(source: Side, target: Side, search) -> set[int]:
   """Maps pieces that numbers did not decide as the n-th of their kind to the n-th.
 
-  Only where both programs have as many pieces of that kind and shape left over. Adds to
-  `search.found`.
+  Only where both programs have as many pieces of that kind and shape left over, or
+  where the order of all kinds leaves no choice. Adds to `search.found`.
 
   Returns:
     The target's pieces that were mapped.
@@ -33,25 +35,65 @@ def by_order(source: Side, target: Side, search) -> set[int]:
         kinds.setdefault((kind, contact.shape), []).append(v)
     return kinds
 
-  ours = left(target, set(search.found) | set(search.constants))
-  theirs = left(
-    source,
-    {v for v, _ in search.uses}
-    | {
-      v
-      for v in source.graph.pieces
-      if np.dtype(source.graph.avals[v].dtype).kind in 'biu'
-    },
-  )
-  mapped = set()
+  taken = set(search.found) | set(search.constants)
+  used = {v for v, _ in search.uses} | {
+    v
+    for v in source.graph.pieces
+    if np.dtype(source.graph.avals[v].dtype).kind in 'biu'
+  }
+  ours, theirs = left(target, taken), left(source, used)
+  mapped = {}
   for kind, mine in ours.items():
-    other = theirs.get(kind, ())
-    if len(other) == len(mine):
-      for t, s in zip(mine, other, strict=True):
-        x = target.contacts[t].original(source.canonical(s))
-        search.found[t] = Candidate(x, ((s, None),))
-        mapped.add(t)
-  return mapped
+    if len(theirs.get(kind, ())) == len(mine):
+      mapped.update(zip(mine, theirs[kind], strict=True))
+  pairs = {t: c.sources[0] for t, c in search.found.items()} | mapped
+  mapped.update(_between(source, target, ours, theirs, pairs))
+  for t, s in mapped.items():
+    x = target.contacts[t].original(source.canonical(s))
+    search.found[t] = Candidate(x, ((s, None),))
+  return set(mapped)
+
+
+def _between(source, target, ours, theirs, pairs) -> dict[int, int]:
+  """What lies between pairs that are known, where its place leaves no choice.
+
+  Both programs are sequences of kinds; of the longest common subsequences, pairs that
+  no other one pairs otherwise.
+  """
+
+  def sequence(side, kinds, known):
+    tokens = {v: kind for kind, found in kinds.items() for v in found} | known
+    order = sorted(tokens, key=lambda v: side.contacts[v].node)
+    return order, [tokens[v] for v in order]
+
+  mine, a = sequence(target, ours, {t: ('pair', t) for t in pairs})
+  other, b = sequence(source, theirs, {s: ('pair', t) for t, s in pairs.items()})
+  ahead, behind = _common(a, b), _common(a[::-1], b[::-1])[::-1, ::-1]
+  best = ahead[-1, -1]
+  fit = [
+    (i, j)
+    for i, x in enumerate(a)
+    for j, y in enumerate(b)
+    if x == y and ahead[i, j] + 1 + behind[i + 1, j + 1] == best
+  ]
+  counts = collections.Counter(('t', i) for i, _ in fit)
+  counts.update(('s', j) for _, j in fit)
+  return {
+    mine[i]: other[j]
+    for i, j in fit
+    if a[i][0] != 'pair' and counts['t', i] == counts['s', j] == 1
+  }
+
+
+def _common(a: list, b: list) -> np.ndarray:
+  """Lengths of the longest common subsequences of all beginnings of two lists."""
+  table = np.zeros((len(a) + 1, len(b) + 1), int)
+  for i, x in enumerate(a):
+    for j, y in enumerate(b):
+      table[i + 1, j + 1] = (
+        table[i, j] + 1 if x == y else max(table[i, j + 1], table[i + 1, j])
+      )
+  return table
 
 
 def complete(mapping: mapping_lib.Mapping, sides: list[Side], search) -> None:

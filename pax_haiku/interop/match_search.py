@@ -22,7 +22,7 @@ from pax_haiku.interop.match_graph import Const
 
 _TOGETHER = 3  # pieces that are tried at once
 _TRIALS = 160  # candidates per place
-_RETRIES = 600  # candidates tried by going back, in all
+_RETRIES = 240  # candidates tried by going back, in all
 _TOLERANCE = 1e-2  # of outputs: enough to tell a wrong mapping from rounding
 
 Option = dict[int, Candidate]

@@ -246,9 +246,7 @@ def test_graph_is_flat_and_has_no_dead_code():
     jnp.sin(x)  # not used
     return jax.nn.relu(x)
 
-  model = match_model.as_model(
-    lambda x: inner(jax.checkpoint(hk.Linear(2))(x)), args=(X,)
-  )
+  model = match_model.as_model(lambda x: inner(hk.remat(hk.Linear(2))(x)), args=(X,))
   graph = match_graph.trace(model, (X,), {})
   assert [n.op for n in graph.nodes] == [
     'dot_general',

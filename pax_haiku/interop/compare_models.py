@@ -1,0 +1,343 @@
+"""compare: runs two models side by side and shows the first module where they part."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from pax_haiku.interop import capture as capture_lib
+from pax_haiku.interop import compare_html, compare_text, match_model
+from pax_haiku.interop import mapping as mapping_lib
+from pax_haiku.interop.compare_rows import Row, align, make_row
+from pax_haiku.interop.match_model import Model
+
+PARTS = ('variables', 'forward', 'outputs', 'state', 'gradients')
+
+
+@dataclasses.dataclass
+class Comparison:
+  """The result, part by part from input to output; gradients from output to input.
+
+  Attributes:
+    rows: all comparisons.
+    tolerance: largest difference that counts as equal, as a fraction of the largest
+      value of the source's array.
+    remarks: what could not be compared.
+  """
+
+  rows: list[Row]
+  tolerance: float
+  remarks: list[str] = dataclasses.field(default_factory=list)
+
+  def __post_init__(self):
+    for part in PARTS:
+      first = True
+      for row in self.rows:
+        if row.part == part:
+          row.past = not (row.excused or row.max_rel <= self.tolerance)
+          row.first, first = row.past and first, first and not row.past
+
+  @property
+  def ok(self) -> bool:
+    """Whether everything is within the tolerance."""
+    return not any(row.past for row in self.rows)
+
+  @property
+  def first(self) -> Row | None:
+    """The first row past the tolerance: what to look at. None if there is none."""
+    return next((row for row in self.rows if row.first), None)
+
+  @property
+  def worst(self) -> float:
+    """The largest `max_rel` of the outputs."""
+    return max((r.max_rel for r in self.rows if r.part == 'outputs'), default=0.0)
+
+  def __str__(self):
+    return compare_text.text(self)
+
+  def to_json(self) -> dict[str, Any]:
+    """The same as plain data."""
+    return {
+      'ok': self.ok,
+      'tolerance': self.tolerance,
+      'first': None if self.first is None else self.first.target,
+      'remarks': self.remarks,
+      'rows': [dataclasses.asdict(row) for row in self.rows],
+    }
+
+  def to_html(self, title: str = 'Two models, side by side') -> str:
+    """One page that needs no other file."""
+    return compare_html.page(self, title)
+
+
+def compare(
+  source: Any,
+  target: Any,
+  mapping: mapping_lib.Mapping,
+  *args,
+  source_variables: Any = None,
+  target_variables: Any = None,
+  do_eval: bool | None = None,
+  tolerance: float = 1e-4,
+  gradients: bool = True,
+  seed: int = 0,
+  **kwargs,
+) -> Comparison:
+  """Compares two models module by module on the same inputs.
+
+  Args:
+    source, target: what `match` takes.
+    mapping: says which variables of the two are the same.
+    *args, **kwargs: inputs that both take.
+    source_variables: variables of the source; None: random ones, since many faults do
+      not show with the zeros and ones of `init`.
+    target_variables: variables of the target; None: the source's by the mapping.
+    do_eval: runs Pax layers in this context; None: in the surrounding one.
+    tolerance: largest difference that counts as equal, as a fraction of the largest
+      value of an array.
+    gradients: compare gradients as well, of the outputs weighted by random numbers.
+    seed: of the random variables and weights.
+
+  Raises:
+    ValueError: a model is not deterministic.
+    MappingError: the mapping does not fit the variables.
+  """
+  models = [
+    match_model.as_model(
+      fn, variables, args=args, kwargs=kwargs, do_eval=do_eval, name=f'the {name} model'
+    )
+    for fn, variables, name in (
+      (source, source_variables, 'source'),
+      (target, target_variables, 'target'),
+    )
+  ]
+  entries = models[0].entries
+  if source_variables is None:
+    entries = match_model.randomized(entries, seed)
+  given = None if target_variables is None else models[1].entries
+  return compare_models(
+    *models, mapping, entries, given, args, kwargs, tolerance, gradients, seed
+  )
+
+
+def compare_models(
+  source: Model,
+  target: Model,
+  mapping: mapping_lib.Mapping,
+  entries,
+  given,
+  args=(),
+  kwargs=None,
+  tolerance: float = 1e-4,
+  gradients: bool = True,
+  seed: int = 0,
+) -> Comparison:
+  """As `compare`, on two `Model`s.
+
+  Args:
+    source, target, mapping: as there.
+    entries: the source's variables, `{entry name: array}`.
+    given: the target's; None: by the mapping.
+    args, kwargs, tolerance, gradients, seed: as there.
+  """
+  kwargs = kwargs or {}
+  made = mapping.forward(entries)
+  unknown = sorted(set(made) - set(target.entries))
+  if unknown:
+    raise mapping_lib.MappingError('not in the target: ' + ', '.join(unknown))
+  remarks = _uncovered(mapping, source, target)
+  rows = []
+  if given is not None:
+    rows = [
+      make_row('variables', r.name, made_of(r), given[r.name], made[r.name])
+      for r in mapping.rules
+      if r.way != 'back'
+    ]
+  ours = {**target.entries, **made, **(given or {})}
+  theirs = {**entries, **_settled(mapping, made)}
+  runs = [
+    capture_lib.capture(m, e, args, kwargs, gradients=gradients, seed=seed)
+    for m, e in ((source, theirs), (target, ours))
+  ]
+  pairs = _pairs(mapping, *runs)
+  outputs = _outputs(*runs)
+  forward = _forward(pairs, *runs)
+  _excuse(forward, pairs, runs[1], outputs, tolerance)
+  rows += forward + outputs + _state(mapping, *runs)
+  if gradients:
+    kept = [pair for pair, row in zip(pairs, forward, strict=True) if not row.excused]
+    rows += _gradients(mapping, kept, *runs)
+  return Comparison(rows, tolerance, remarks)
+
+
+def _uncovered(mapping, source, target) -> list[str]:
+  covered = {r.name for r in mapping.rules if r.way != 'back'}
+  used = {
+    n for r in mapping.rules for n in ([r.name] if r.way == 'back' else r.expr.names())
+  }
+  return [
+    f'no rule gives {n} of the target' for n in target.entries if n not in covered
+  ] + [f'no rule uses {n} of the source' for n in source.entries if n not in used]
+
+
+def _settled(mapping, made) -> dict[str, np.ndarray]:
+  """What the mapping says of the source's entries that the target does not have."""
+  return {
+    r.name: np.asarray(r.expr.forward(lambda n: made[n]))
+    for r in mapping.rules
+    if r.way == 'back'
+  }
+
+
+def _rules_behind(mapping, point: capture_lib.Point, is_target: bool) -> frozenset:
+  if is_target:
+    return frozenset(
+      r.name for r in mapping.rules if r.way != 'back' and r.name in point.entries
+    )
+  return frozenset(
+    r.name
+    for r in mapping.rules
+    if r.way != 'back' and point.entries.intersection(r.expr.names())
+  )
+
+
+def _pairs(mapping, source, target) -> list[tuple[int, int]]:
+  """Indices of the captured points that belong together, (target, source)."""
+  sides = [
+    [
+      (p, v, _rules_behind(mapping, p, is_target))
+      for p, v in zip(run.points, run.values, strict=True)
+    ]
+    for run, is_target in ((target, True), (source, False))
+  ]
+  return align(*sides)
+
+
+def _forward(pairs, source, target) -> list[Row]:
+  rows, seen = [], set()
+  for i, j in pairs:
+    ours, theirs = target.points[i], source.points[j]
+    new = sorted(ours.entries - seen, key=lambda n: target.order.get(n, 0))
+    seen |= ours.entries
+    rows.append(
+      make_row(
+        'forward',
+        ours.label,
+        theirs.label,
+        target.values[i],
+        source.values[j],
+        entries=new,
+      )
+    )
+  return rows
+
+
+def _excuse(rows, pairs, target, outputs, tolerance) -> None:
+  """Excuses rows whose difference does not matter: what follows from them agrees.
+
+  They are no counterparts, such as a layer with and one without its activation.
+  """
+
+  def agree(row):
+    return row.max_rel <= tolerance
+
+  entries = [target.points[i].entries for i, _ in pairs]
+  all_agree = bool(outputs) and all(map(agree, outputs))
+  for k, row in enumerate(rows):
+    if agree(row):
+      continue
+    after = [
+      later
+      for later, behind in zip(rows[k + 1 :], entries[k + 1 :], strict=True)
+      if behind > entries[k]
+    ]
+    if all_agree or any(map(agree, after)):
+      row.excused, row.note = True, 'what follows agrees: not the same point'
+
+
+def _outputs(source, target) -> list[Row]:
+  rows = [
+    make_row('outputs', f'output {i}', f'output {i}', a, b)
+    for i, (a, b) in enumerate(zip(target.outputs, source.outputs, strict=False))
+  ]
+  if len(target.outputs) != len(source.outputs):
+    counts = f'{len(target.outputs)} and {len(source.outputs)} arrays'
+    rows.append(
+      Row(
+        'outputs',
+        'outputs',
+        'outputs',
+        (),
+        (),
+        '',
+        '',
+        np.inf,
+        np.inf,
+        [],
+        note=f'the models return {counts}',
+      )
+    )
+  return rows
+
+
+def _state(mapping, source, target) -> list[Row]:
+  rows = []
+  for rule in mapping.rules:
+    names = rule.expr.names()
+    if (
+      rule.way == '='
+      and rule.name in target.state
+      and all(n in source.state for n in names)
+    ):
+      there = rule.expr.forward(lambda n: source.state[n])
+      rows.append(
+        make_row('state', rule.name, made_of(rule), target.state[rule.name], there)
+      )
+  return sorted(rows, key=lambda r: target.order.get(r.target, 0))
+
+
+def _gradients(mapping, pairs, source, target) -> list[Row]:
+  """Of intermediate values and of variables, from the output to the input."""
+  found: list[tuple[float, Row]] = []
+  when = target.order
+  floors: dict[str, float] = {}
+  for i, j in pairs:
+    ours, theirs = target.points[i], source.points[j].label
+    there = source.point_gradients[theirs]
+    size = float(np.abs(there).max(initial=0.0))
+    for name in ours.entries:
+      floors.setdefault(name, size)
+    at = max((when.get(n, 0) for n in ours.entries), default=0) + 0.5
+    row = make_row(
+      'gradients',
+      f'd {ours.label}',
+      f'd {theirs}',
+      target.point_gradients[ours.label],
+      there,
+    )
+    found.append((at + i * 1e-6, row))
+  for rule in mapping.rules:
+    names = rule.expr.names()
+    if (
+      rule.way == 'back'
+      or not rule.name.startswith('params:')
+      or not names
+      or not all(n in source.gradients for n in names)
+    ):
+      continue
+    there = rule.expr.forward(lambda n: source.gradients[n], True)
+    row = make_row(
+      'gradients',
+      f'd {rule.name}',
+      f'd {made_of(rule)}',
+      target.gradients[rule.name],
+      there,
+      floors.get(rule.name, 0.0),
+    )
+    found.append((when.get(rule.name, 0), row))
+  return [row for _, row in sorted(found, key=lambda f: -f[0])]
+
+
+def made_of(rule) -> str:
+  """The entries behind a rule, without their layout."""
+  return ', '.join(dict.fromkeys(rule.expr.names())) or str(rule.expr)

@@ -93,7 +93,6 @@ echo "installing pax_haiku[$extras] and what it needs (minutes the first time)"
 log="$(mktemp)"
 trap 'rm -f "$log"' EXIT
 "$python" -m pip install --disable-pip-version-check --progress-bar off \
-  -e ".[$extras]" 2>&1 | tee "$log" | grep -vE '^Requirement already|^  ' ||
-  [ "${PIPESTATUS[0]}" = 0 ] || explain_pip "$log"
+  -e ".[$extras]" > "$log" 2>&1 || { tail -n 20 "$log" >&2; explain_pip "$log"; }
 rm -f "$half_made"
 wanted "$extras" > ".venv/.installed-$extras"

@@ -110,8 +110,13 @@ from pax_haiku.layers.rnn_cell import (
 from pax_haiku.layers.sequential import Sequential
 from pax_haiku.layers.stochastics import Dropout, StochasticResidual
 from pax_haiku.layers.transformers import (
+  StackedTransformer,
+  StackedTransformerRepeated,
+  Transformer,
   TransformerFeedForward,
   TransformerFeedForwardMoe,
+  compute_attention_masks_for_extend_step,
+  compute_attention_masks_for_fprop,
 )
 
 __all__ = [
@@ -177,12 +182,15 @@ __all__ = [
   'SigmoidCrossEntropy',
   'SquaredReLU',
   'StackFrnn',
+  'StackedTransformer',
+  'StackedTransformerRepeated',
   'StackingOverTime',
   'StochasticResidual',
   'Swish',
   'Tanh',
   'TemporalShifting',
   'TrainablePositionalEmbedding',
+  'Transformer',
   'TransformerFeedForward',
   'TransformerFeedForwardMoe',
   'activations',
@@ -193,6 +201,8 @@ __all__ = [
   'causal_segment_mask',
   'checkpoint_policy',
   'chunk',
+  'compute_attention_masks_for_extend_step',
+  'compute_attention_masks_for_fprop',
   'compute_moments',
   'convert_paddings_to_mask',
   'convolutions',

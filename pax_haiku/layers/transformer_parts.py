@@ -6,7 +6,8 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle, pytypes
-from pax_haiku.layers import stochastics
+from pax_haiku.core import context
+from pax_haiku.layers import stats, stochastics
 
 JTensor = pytypes.JTensor
 SplitDimsMapping = pytypes.SplitDimsMapping
@@ -90,19 +91,24 @@ def keep_unpadded(x: JTensor, paddings: JTensor | None) -> JTensor:
   return x if paddings is None else x * (1.0 - paddings)
 
 
-def value_summaries(layer: base_layer.BaseLayer, x: JTensor, paddings: JTensor) -> None:
+def wants_summaries(layer: base_layer.BaseLayer, verbosity: int) -> bool:
+  """Whether a summary of that verbosity would be kept."""
+  top = context.JaxContext.top()
+  if top is not None and verbosity > top.summary_verbosity:
+    return False
+  return layer.is_mutable_collection(base_layer.SUMMARIES)
+
+
+def add_input_summaries(
+  layer: base_layer.BaseLayer, x: JTensor, paddings: JTensor | None
+) -> None:
   """Mean, deviation and largest magnitude of a block's input, without the padding."""
-  weights = (1.0 - paddings[..., jnp.newaxis]).astype(jnp.float32)
-  x = x.astype(jnp.float32) * weights
-  count = jnp.sum(weights) * x.shape[-1]
-  mean = jnp.sum(x) / count
-  deviation = jnp.sqrt(jnp.sum(jnp.square((x - mean) * weights)) / count)
-  for name, value in (
-    ('mean', mean),
-    ('std', deviation),
-    ('abs_max', jnp.max(jnp.abs(x))),
-  ):
-    layer.add_summary(f'xformer_input_{name}', value, verbosity=3)
+  if not wants_summaries(layer, 3):
+    return
+  found = stats.compute_stats(x, None if paddings is None else paddings[..., None])
+  layer.add_summary('xformer_input_mean', found.mean_v, verbosity=3)
+  layer.add_summary('xformer_input_std', found.std_v, verbosity=3)
+  layer.add_summary('xformer_input_abs_max', found.max_v, verbosity=3)
 
 
 def fan_in_uniform(fan_in: int) -> base_layer.WeightInit:

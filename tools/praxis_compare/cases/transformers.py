@@ -128,4 +128,139 @@ GATING = [
     route('choice-v2', 'expert_choice_gating_on_logits_v2', gating_logit_cap=2.0),
 ]
 
-CASES = [*FEED_FORWARD, *MIXTURES, *GATING]
+LARGE = np.float32(-0.7) * np.finfo(np.float32).max
+CAUSAL = np.where(np.tri(6, dtype=bool), 0, LARGE).astype(np.float32)[None, None]
+PADDED = (PAD[:, None, None] * LARGE).astype(np.float32)
+CROSS = {'cross_inputs': floats(2, 3, 4, name='cross'),
+         'cross_attention_mask': np.zeros([2, 1, 1, 3], np.float32)}
+GATED = cfg('transformers.TransformerFeedForward', use_gated_activation=True,
+            ln_tpl=cfg('normalizations.RmsNorm'))
+
+block = family('transformers.Transformer', X, np.array(PAD, np.int32), CAUSAL,
+               input_dims=4, hidden_dims=5, num_heads=2, dtypes=FLOAT32)
+STEPS = floats(3, 2, 4, name='steps')
+
+
+def prefill(layer, steps, *args, **kwargs):
+  layer(*args, **kwargs)
+
+
+def decode(layer, steps, inputs, pad, mask, **kwargs):
+  """Three steps of a block, from the cache of a call."""
+  if layer.is_initializing():
+    return layer(inputs, pad, mask, **kwargs)
+  cross = {k: v for k, v in kwargs.items() if k == 'cross_attention_mask'}
+  return [layer.extend_step(step, time_step=jnp.asarray(t), attention_mask=mask[0, :, t:
+          t + 1], **cross) for t, step in enumerate(steps)]
+
+
+DECODE = {'method': decode, 'prepare': prefill, 'collections': ('decoder_cache',),
+          'modes': ('eval',), 'grads': False}
+
+BLOCKS = [
+    block('default', dtypes=DTYPES),
+    block('padded', X, PAD, PADDED, kwargs={'segment_pos': np.arange(12, dtype=np.int32
+          ).reshape(2, 6) % 4}, **{'tr_atten_tpl.use_rotary_position_emb': True}),
+    block('dropout', residual_dropout_prob=0.3, relu_dropout_prob=0.2,
+          atten_dropout_prob=0.1, modes=('train',)),
+    block('droppath', residual_droppath_prob=0.4, modes=('train',)),
+    block('primer', norm_policy='primer_hybrid'),
+    block('post', norm_policy='post'),
+    block('post-skip', norm_policy='post_skip'),
+    block('head-dims', dim_per_head=3, tr_fflayer_tpl=GATED,
+          ln_tpl=cfg('normalizations.RmsNorm')),
+    block('cross', kwargs=CROSS, use_cross_attention=True, residual_dropout_prob=0.2),
+    block('cross-primer', kwargs=CROSS, use_cross_attention=True,
+          norm_policy='primer_hybrid', modes=('eval',)),
+    block('cross-post-skip', kwargs=CROSS, use_cross_attention=True, modes=('eval',),
+          norm_policy='post_skip', cross_atten_tpl=cfg(
+              'attentions.DotProductAttention', use_bias=False)),
+    block('cross-skipped', use_cross_attention=True, allow_skip_cross_attention=True,
+          modes=('eval',)),
+    block('moe', tr_fflayer_tpl=cfg('transformers.TransformerFeedForwardMoe',
+                                    num_experts=3, num_groups=2)),
+    block('decode', STEPS, X, PAD, CAUSAL, **DECODE),
+    block('decode-cross', STEPS, X, PAD, CAUSAL, kwargs=CROSS, use_cross_attention=True,
+          norm_policy='primer_hybrid', residual_droppath_prob=0.3, **DECODE),
+    block('bad-policy', norm_policy='none', raises='ValueError'),
+    block('bad-cross', use_cross_attention=True, raises='AssertionError'),
+]
+
+SEGMENT_MASK = np.where(SEGMENTS[:, :, None] == SEGMENTS[:, None], 0, LARGE)[:, None]
+SEGMENT_MASK = SEGMENT_MASK.astype(np.float32)
+SEGMENT_POS = np.array([[0, 1, 0, 1, 2, 3], [0, 1, 2, 0, 0, 1]], np.int32)
+PACKED = {'segment_mask': SEGMENT_MASK, 'segment_pos': SEGMENT_POS}
+CROSS_STACK = {'cross_inputs': CROSS['cross_inputs'],
+               'cross_paddings': np.array([[0, 0, 1], [0, 0, 0]], np.int32)}
+BLOCK = cfg('transformers.Transformer')
+ROTARY = {'transformer_layer_params_tpl.tr_atten_tpl.use_rotary_position_emb': True}
+
+stack = family('transformers.StackedTransformer', X, np.array(PAD, np.int32),
+               model_dims=4, hidden_dims=5, num_heads=2, num_layers=2, dtypes=FLOAT32,
+               mask_self_attention=True)
+
+
+def prefill_stack(layer, steps, *args, **kwargs):
+  layer(*args, **kwargs)
+  layer.transform_decode_state(lambda x, batch, time: jnp.pad(
+      x, [(0, 2 if i == time else 0) for i in range(x.ndim)]))
+
+
+def decode_stack(layer, steps, *args, **kwargs):
+  """Three steps of a stack, from a longer cache than that of the call."""
+  if layer.is_initializing():
+    return layer(*args, **kwargs)
+  given = {k: v for k, v in kwargs.items() if k == 'cross_paddings'}
+  out = []
+  for t, step in enumerate(steps):
+    pos = jnp.asarray([t, max(t - 1, 0)]) if 'segment_pos' in kwargs else None
+    out.append(layer.extend_step(step, time_step=jnp.asarray(t + 5), segment_pos=pos,
+                                 **given))
+  return out
+
+
+DECODE_STACK = {**DECODE, 'method': decode_stack, 'prepare': prefill_stack}
+
+STACKS = [
+    stack('default', dtypes=DTYPES),
+    stack('unmasked', mask_self_attention=False),
+    stack('packed', kwargs=PACKED, packed_input=True, **ROTARY),
+    stack('packed-folded', kwargs=PACKED, packed_input=True, modes=('eval',),
+          fold_padding_with_segment_mask=True, mask_self_attention=False),
+    stack('dropout', dropout_prob=0.2, residual_dropout_prob=0.0, relu_dropout_prob=0.4,
+          input_dropout_prob=0.1, modes=('train',)),
+    stack('droppath', residual_droppath_prob=0.5, modes=('train',)),
+    stack('moe', moe_layers=[1], num_experts=3, num_groups=2, modes=('train',)),
+    stack('moe-hidden', moe_layers=[0], num_experts=3, min_group_size=6, num_groups=12,
+          modes=('train',), **{'moe_layer_tpl.hidden_dims': 4}),
+    stack('cross', kwargs=CROSS_STACK, use_cross_attention=True),
+    stack('templates', modes=('eval',), transformer_layer_params_tpl=[
+        BLOCK, cfg('transformers.Transformer', norm_policy='post')]),
+    stack('remat', remat=True, dropout_prob=0.2, modes=('train',)),
+    stack('decode', STEPS, X, PAD, **DECODE_STACK),
+    stack('decode-packed', STEPS, X, PAD, kwargs=PACKED, **ROTARY, **DECODE_STACK),
+    stack('decode-cross', STEPS, X, PAD, kwargs=CROSS_STACK, use_cross_attention=True,
+          **DECODE_STACK),
+    stack('bad-packed', packed_input=True, raises='AssertionError'),
+    stack('bad-layers', num_layers=0, raises='AssertionError'),
+    stack('bad-templates', transformer_layer_params_tpl=[BLOCK] * 3, raises='ValueError'
+          ),
+    stack('bad-cross', use_cross_attention=True, raises='AssertionError'),
+]
+
+STACK = cfg('transformers.StackedTransformer', model_dims=4, hidden_dims=5, num_heads=2,
+            num_layers=1, mask_self_attention=True, dropout_prob=0.2)
+repeated = family('transformers.StackedTransformerRepeated', X, np.array(PAD, np.int32),
+                  block=STACK, x_times=2, dtypes=FLOAT32)
+
+REPEATED = [
+    repeated('default', modes=('train',)),
+    repeated('packed', kwargs=PACKED, modes=('eval',), grads=False),
+    repeated('named', repeat_layer_name='pipeline', sublayer_name='body', x_times=4,
+             nd_prefix_shape=[2, 2], return_intermediate_outputs=True, modes=('eval',),
+             grads=False),
+    repeated('decode', STEPS, X, PAD, **DECODE_STACK),
+    repeated('decode-scanned', STEPS, X, PAD, unroll_in_decode=False, **DECODE_STACK),
+]
+
+CASES = [*FEED_FORWARD, *MIXTURES, *GATING, *BLOCKS, *STACKS, *REPEATED]

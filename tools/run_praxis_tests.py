@@ -7,8 +7,9 @@
 The test files stay where they are, in the environment with the real Praxis or in its
 wheel (`pip download --no-deps praxis==1.4.0`, then --wheel). Each runs in its own
 process. TensorFlow, lingvo and Flax are not needed: a test that uses one that isn't
-installed counts as not runnable, with the name of what it used. --python names another
-environment for pax_haiku's side, one that has Flax, say.
+installed counts as not runnable, with the name of what it used. Where all of them are
+(tools/make_praxis_tests_env.sh; --python and --praxis_python name the two sides'
+environments), every test runs.
 
 Exit status: 0 if each test that passes on Praxis passes here, is not runnable or is
 listed in praxis_tests/known.py with the reason why it can't; 1 if not; 2 for a wrong

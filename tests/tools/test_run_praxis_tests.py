@@ -5,6 +5,7 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import types
 import zipfile
 
 import numpy as np
@@ -226,6 +227,39 @@ def test_what_is_there_is_imported():
   assert from_.pjit.__name__ == 'jax.experimental.pjit'
   with pytest.raises(ImportError):
     stand_ins.import_('no_such_package')
+
+
+def test_lingvo_is_prepared_with_and_without_tensorflow(monkeypatch, tmp_path):
+  names = ('tensorflow.compat.v2', 'lingvo.core.ops.gen_x_ops', 'tensorflow',
+           'tensorflow.python.trackable.data_structures')
+  for name in names:
+    monkeypatch.delitem(sys.modules, name, raising=False)
+  monkeypatch.setattr(stand_ins, 'has_tensorflow', lambda: False)
+  stand_ins.prepare_lingvo()
+  assert sys.modules[names[0]].DType and names[1] not in sys.modules
+  monkeypatch.setattr(stand_ins, 'has_tensorflow', lambda: True)
+  monkeypatch.setitem(
+      sys.modules, 'tensorflow', types.SimpleNamespace(no_op=lambda: 'nothing'))
+  stand_ins.prepare_lingvo()
+  operations = sys.modules[names[1]]
+  assert operations.assert_shape_match([1], [1]) == 'nothing'
+  with pytest.raises(stand_ins.NotRunnable, match='lingvo.core.ops.beam_search_step'):
+    operations.beam_search_step()
+  stand_ins.log.clear()
+  for name in names:
+    sys.modules.pop(name, None)
+
+
+def test_praxiss_own_test_utils_are_used_where_they_can_be(monkeypatch, tmp_path):
+  monkeypatch.setattr(stand_ins, 'has_tensorflow', lambda: True)
+  (tmp_path / 'test_utils.py').write_text('own = True')
+  for package, own in ((None, False), (tmp_path / 'no', False), (tmp_path, True)):
+    stand_ins._test_utils.cache_clear()
+    monkeypatch.setattr(stand_ins, 'package', package)
+    assert (stand_ins._test_utils() is not praxis_test_utils) == own
+  monkeypatch.setattr(stand_ins, 'has_tensorflow', lambda: False)
+  stand_ins._test_utils.cache_clear()
+  assert stand_ins._test_utils() is praxis_test_utils
 
 
 def test_comparisons_of_the_test_case():

@@ -6,7 +6,10 @@ calls are let through, so that decorators and base classes do no harm to other t
 """
 
 import builtins
+import functools
 import importlib
+import importlib.util
+import pathlib
 import sys
 import unittest
 from types import ModuleType, SimpleNamespace
@@ -83,11 +86,22 @@ class _TensorFlow(Absent):
     return super().__getattr__(name)
 
 
-def quiet_lingvo() -> None:
-  """Lets lingvo's NestedMap, a part of Praxis, ask if a value is of TensorFlow."""
-  try:
-    import tensorflow  # noqa: F401
-  except ImportError:
+def has_tensorflow() -> bool:
+  return importlib.util.find_spec('tensorflow') is not None
+
+
+def prepare_lingvo() -> None:
+  """Lets as much of lingvo be imported as can be.
+
+  Its NestedMap, a part of Praxis, asks if a value is of TensorFlow. With TensorFlow its
+  layers can be imported, too, without the operations that it has compiled itself: no
+  test needs those, and they load on some systems only.
+  """
+  if has_tensorflow():
+    name = 'lingvo.core.ops.gen_x_ops'
+    sys.modules[name] = module = ModuleType(name)
+    module.__getattr__ = _Operation
+  else:
     nothing = {name: type(name, (), {}) for name in ('DType', 'Tensor', '_DictWrapper')}
     for name in ('tensorflow.compat.v2',
                  'tensorflow.python.trackable.data_structures'):
@@ -95,9 +109,41 @@ def quiet_lingvo() -> None:
       vars(module).update(nothing)
 
 
+class _Operation:
+  """A compiled operation of lingvo."""
+
+  def __init__(self, name: str):
+    if name.startswith('__'):
+      raise AttributeError(name)
+    self._name = name
+
+  def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    if self._name.startswith('assert_'):  # checks lingvo's own shapes
+      return importlib.import_module('tensorflow').no_op()
+    log.used.append(f'lingvo.core.ops.{self._name}')
+    raise NotRunnable(f'needs lingvo.core.ops.{self._name}')
+
+
+# Directory of the package whose tests are run; set by the worker.
+package: pathlib.Path | None = None
+
+
+@functools.cache
+def _test_utils() -> Any:
+  """`praxis.test_utils`: the file beside the tests if it can be loaded, or our own."""
+  file = package / 'test_utils.py' if package else None
+  if not (has_tensorflow() and file and file.is_file()):
+    return praxis_test_utils
+  # Not under its name in sys.modules: the drop-in would see the real Praxis there.
+  spec = importlib.util.spec_from_file_location('praxis_own_test_utils', file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module
+
+
 def _stand_in(path: str) -> Any:
   if path == 'praxis.test_utils':
-    return praxis_test_utils
+    return _test_utils()
   if path == 'lingvo.core.nested_map':  # Praxis's NestedMap is this one
     return importlib.import_module('praxis.py_utils')
   return _TensorFlow(path) if path.split('.')[0] == 'tensorflow' else Absent(path)
@@ -110,7 +156,7 @@ def _is_optional(path: str) -> bool:
 def _member(module: str, name: str) -> Any:
   """`from module import name`, or its stand-in if that can't be had."""
   path = f'{module}.{name}'
-  if path == 'praxis.test_utils':
+  if path in ('praxis.test_utils', 'lingvo.core.nested_map'):
     return _stand_in(path)
   try:
     found = importlib.import_module(module)

@@ -8,6 +8,7 @@ Writes {test: [status, reason]}; or {'error': reason} if the file can't be loade
 import argparse
 import builtins
 import json
+import pathlib
 import sys
 import traceback
 import unittest
@@ -98,11 +99,13 @@ def main() -> None:
   for name in ('pkg', 'file', 'out'):
     parser.add_argument(f'--{name}', required=True)
   options = parser.parse_args()
+  stand_ins.package = next(
+      (folder for folder in pathlib.Path(options.file).parents
+       if (folder / 'base_layer.py').is_file()), None)
   if options.pkg == 'pax_haiku':
     import pax_haiku.drop_in  # noqa: F401
     jax.tree_map = jax.tree_util.tree_map  # newer JAX has dropped the old name
-  else:
-    stand_ins.quiet_lingvo()
+  stand_ins.prepare_lingvo()
   absltest.main = lambda *args, **kwargs: None
   try:
     module = load(options.file)

@@ -21,6 +21,7 @@ from pax_haiku.layers import (
   normalizations,
   poolings,
   repeats,
+  resnets,
   rnn_cell,
   sequential,
   stats,
@@ -102,6 +103,7 @@ from pax_haiku.layers.normalizations import (
 )
 from pax_haiku.layers.poolings import GlobalPooling, Pooling, Pooling1D
 from pax_haiku.layers.repeats import Repeat
+from pax_haiku.layers.resnets import ResNet, ResNetBlock
 from pax_haiku.layers.rnn_cell import (
   CifgLstmCellSimple,
   LayerNormalizedLstmCellSimple,
@@ -173,6 +175,8 @@ __all__ = [
   'ReLU6',
   'RelativeBias',
   'Repeat',
+  'ResNet',
+  'ResNetBlock',
   'RmsNorm',
   'RmsNormNoScale',
   'Sequential',
@@ -216,6 +220,7 @@ __all__ = [
   'poolings',
   'project_last_dim',
   'repeats',
+  'resnets',
   'rnn_cell',
   'segment_mask',
   'sequential',

@@ -1,0 +1,51 @@
+"""Cases of `resnets`: both blocks, with and without shortcut, and small networks."""
+
+from praxis_compare.inputs import floats
+from praxis_compare.spec import BFLOAT16, FLOAT32, cfg, family
+
+IM = floats(2, 3, 3, 4)
+IMAGE = floats(2, 7, 7, 3)
+TRAIN = ('train',)
+
+# Convolutions compile slowly; evaluation differs in the normalization only.
+block = family('resnets.ResNetBlock', IM, input_dim=4, output_dim=4, dtypes=FLOAT32,
+               modes=TRAIN)
+basic = family('resnets.ResNetBasicBlock', IM, input_dim=4, output_dim=4,
+               dtypes=FLOAT32, modes=TRAIN)
+# Bit-equal from the same compiler options. With those of tests/conftest.py, which leave
+# optimizations out, some scaled normal draws round their last two bits otherwise.
+LAST_BIT = {('float32', 'init'): (2.0**-22, 0.0, 'the last bits: other options of XLA')}
+net = family('resnets.ResNet', IMAGE, strides=[1], channels=[4], blocks=[1],
+             kernels=[1], entryflow_conv_kernel=(3, 3, 3), dtypes=FLOAT32, modes=TRAIN,
+             tol=LAST_BIT)
+BASIC = cfg('resnets.ResNetBasicBlock')
+
+CASES = [
+    block('default', modes=('train', 'eval')),
+    block('stride', stride=2, output_dim=8, dtypes=BFLOAT16,
+          tol={('bfloat16', 'grads'): (0.1, 0.05, 'moments of 8 values: here and in '
+               'Praxis it is equally far from the float32 gradient')}),
+    block('channels-kernel', output_dim=8, kernel_size=2,
+          activation_tpl=cfg('activations.Tanh')),
+    block('droppath', residual_droppath_prob=0.5, grads=False),
+    block('zero-init', zero_init_residual=True, grads=False),
+    block('biases', conv_params=cfg('convolutions.ConvBNAct', bias=True,
+                                    batch_norm_tpl=None)),
+    block('zero-init-without-norm', zero_init_residual=True, raises=
+          'NotImplementedError',
+          conv_params=cfg('convolutions.ConvBNAct', batch_norm_tpl=None)),
+    basic('stride-droppath', stride=2, residual_droppath_prob=0.5),
+    basic('default', zero_init_residual=True, modes=('eval',)),
+    net('default'),
+    net('stages', strides=[1, 2], channels=[4, 8], blocks=[1, 2], kernels=[3, 1],
+        grads=False),
+    net('basic-features', block_params=BASIC, return_block_features=True,
+        entry_max_pool=False, entryflow_conv_stride=(1, 2)),
+    net('no-pooling', output_spatial_pooling_params=None, dtypes=BFLOAT16,
+        modes=('eval',), grads=False),
+    net('block-conv-is-replaced', grads=False, block_params=cfg(
+        'resnets.ResNetBlock', zero_init_residual=True,
+        conv_params=cfg('convolutions.ConvBNAct', bias=True))),
+    net('strides', strides=[1, 2], raises='ValueError'),
+    net('kernels', kernels=[], raises='ValueError'),
+]

@@ -28,17 +28,26 @@ class Checkpointer:
     directory: Where checkpoints are, as subdirectories named by their step. It is made
       if need be.
     keep: How many of the newest to keep; None keeps all.
+    in_background: Write files while training goes on. `save` then returns as soon as
+      the arrays are out of the way of the next update, and a checkpoint counts from the
+      moment in which it is complete; `close` waits for it.
   """
 
-  def __init__(self, directory: str | os.PathLike, keep: int | None = 3):
+  def __init__(
+    self,
+    directory: str | os.PathLike,
+    keep: int | None = 3,
+    in_background: bool = False,
+  ):
     import orbax.checkpoint as ocp
 
     self.directory = Path(directory).absolute()
     self._args = ocp.args
+    self._in_background = in_background
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, create=True, enable_async_checkpointing=False
+        max_to_keep=keep, create=True, enable_async_checkpointing=in_background
       ),
       item_handlers=ocp.StandardCheckpointHandler(),
     )
@@ -60,8 +69,13 @@ class Checkpointer:
   def save(self, state: TrainState) -> None:
     """Writes a checkpoint of `state`; does nothing when its step is already there."""
     step = int(state.step)
-    if step not in self._manager.all_steps():
-      self._manager.save(step, args=self._args.StandardSave(_stored(state)))
+    if step in self._manager.all_steps():
+      return
+    stored = _stored(state)
+    if self._in_background and jax.default_backend() == 'cpu':
+      # Here orbax would read the arrays themselves, which the next update overwrites.
+      stored = jax.tree.map(jax.numpy.copy, stored)
+    self._manager.save(step, args=self._args.StandardSave(stored))
 
   def restore(self, like: TrainState, step: int | None = None) -> TrainState:
     """Returns a stored state.

@@ -14,7 +14,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from pax_haiku.training.train_state import TrainState
+from pax_haiku.training import accumulation
+from pax_haiku.training.train_state import TrainState, without_caches
 
 Batch = Any
 WeightedScalars = Mapping[str, tuple[jax.Array, jax.Array]]
@@ -34,6 +35,7 @@ def make_train_step(
   forward: hk.TransformedWithState,
   optimizer: optax.GradientTransformation,
   loss_name: str = 'loss',
+  accumulate: int = 1,
 ) -> TrainStep:
   """Returns a compiled function that does one update.
 
@@ -47,24 +49,35 @@ def make_train_step(
     forward: Model; `apply(params, state, rng, batch)` gives weighted scalars.
     optimizer: The optax transformation that turns gradients into updates.
     loss_name: Which weighted scalar is minimised.
+    accumulate: Into how many parts a batch is cut, one computed after the other: the
+      same update with less memory, if the model treats examples alike. Parts count by
+      the weight of their loss; moving statistics see each part, summaries are the last
+      part's.
   """
 
-  def train_step(train_state, batch):
-    step, params, state, opt_state, rng = train_state
-
+  def gradients(params, state, key, batch):
     def loss_fn(params):
       with pax_context(do_eval=False):
-        metrics, new_state = forward.apply(
-          params, state, jax.random.fold_in(rng, step), batch
-        )
+        metrics, new_state = forward.apply(params, state, key, batch)
       if loss_name not in metrics:
         raise ValueError(
           f'The model returns no {loss_name!r} to minimise, only {sorted(metrics)}; '
           'name the right one as loss_name.'
         )
-      return metrics[loss_name][0], (metrics, new_state)
+      return metrics[loss_name][0], (dict(metrics), without_caches(new_state))
 
     grads, (metrics, new_state) = jax.grad(loss_fn, has_aux=True)(params)
+    return grads, metrics, new_state
+
+  def train_step(train_state, batch):
+    step, params, state, opt_state, rng = train_state
+    key = jax.random.fold_in(rng, step)
+    if accumulate == 1:
+      grads, metrics, new_state = gradients(params, state, key, batch)
+    else:
+      grads, metrics, new_state = accumulation.in_parts(
+        lambda *args: gradients(params, *args), state, key, batch, accumulate, loss_name
+      )
     updates, opt_state = optimizer.update(grads, opt_state, params)
     params = optax.apply_updates(params, updates)
     values = {name: value for name, (value, _) in metrics.items()}

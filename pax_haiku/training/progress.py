@@ -6,7 +6,7 @@ from typing import TextIO
 
 
 class Progress:
-  """Shows how far a run is, with loss and examples per second.
+  """Shows how far a run is, with loss and examples (or tokens) per second.
 
   The bar goes to stderr and only to a terminal; into files and pipes go lines alone.
 
@@ -16,6 +16,7 @@ class Progress:
     batch_size: Examples in an update.
     show: Whether to draw a bar; by default when stderr is a terminal.
     stream: Where lines go; by default stdout.
+    unit: What `batch_size` counts.
   """
 
   def __init__(
@@ -25,10 +26,12 @@ class Progress:
     batch_size: int,
     show: bool | None = None,
     stream: TextIO | None = None,
+    unit: str = 'examples',
   ):
     import tqdm
 
     self._batch_size = batch_size
+    self._unit = unit
     self._stream = stream
     self._examples_per_second = 0.0
     self._mark: tuple[int, float] | None = None
@@ -67,7 +70,7 @@ class Progress:
       self._examples_per_second = (step - before) * self._batch_size / elapsed
     self._mark = step, now
     speed = self._examples_per_second
-    shown = f'loss={loss:.4f}' + (f', {speed:,.0f} examples/s' if speed else '')
+    shown = f'loss={loss:.4f}' + (f', {speed:,.0f} {self._unit}/s' if speed else '')
     self._bar.set_postfix_str(shown, refresh=False)
     self._bar.update(step - self._bar.n)
 

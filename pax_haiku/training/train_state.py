@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+_CACHES = frozenset({'decoder_cache', 'prefix_decoder_cache'})
+
 
 class TrainState(NamedTuple):
   """State of a run after `step` updates; a pytree of arrays.
@@ -43,4 +45,18 @@ def init(
   """
   init_key, rng = jax.random.split(jax.random.PRNGKey(seed))
   params, state = forward.init(init_key, batch)
+  state = without_caches(state)
   return TrainState(jnp.int32(0), params, state, optimizer.init(params), rng)
+
+
+def without_caches(state: hk.State) -> hk.State:
+  """Returns Haiku's state without what decoding would go on from.
+
+  Language models leave keys and values of every forward pass in buckets of the state.
+  Between two updates they are of no use: a step that does not return them does not
+  compute them either.
+  """
+  return {
+    module: {name: value for name, value in entries.items() if name not in _CACHES}
+    for module, entries in state.items()
+  }

@@ -10,7 +10,7 @@ import haiku as hk
 import jax
 import optax
 
-from pax_haiku.training import learner, loop, plots, summaries, train_state
+from pax_haiku.training import devices, learner, loop, plots, summaries, train_state
 from pax_haiku.training.checkpoint import Checkpointer
 from pax_haiku.training.cli import UserError
 from pax_haiku.training.history import History
@@ -32,6 +32,14 @@ class Task:
     curves: Which weighted scalars the PNG shows.
     learning_rate: Schedule, for TensorBoard; None leaves it out.
     loss_name: Which weighted scalar is minimised.
+    accumulate: Into how many parts a batch is cut; see `learner.make_train_step`.
+    eval_state: Changes the state that is evaluated, such as to averaged weights.
+    unit: What the speed counts: 'examples' or 'tokens'.
+    flops_per_unit: Floating point operations of training on one unit; with it and the
+      device's peak TensorBoard shows the model's utilization, `mfu`.
+    show: Called after each evaluation with the state (that of `eval_state`), a
+      TensorBoard writer and the step, for more summaries. Returns lines to print, or
+      None.
   """
 
   forward: hk.TransformedWithState
@@ -41,6 +49,13 @@ class Task:
   curves: tuple[str, ...] = ('loss',)
   learning_rate: Callable[[int], float] | None = None
   loss_name: str = 'loss'
+  accumulate: int = 1
+  eval_state: Callable[[train_state.TrainState], train_state.TrainState] = (
+    lambda state: state
+  )
+  unit: str = 'examples'
+  flops_per_unit: float | None = None
+  show: Callable[[train_state.TrainState, Writer, int], str | None] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +65,8 @@ class Options:
   Attributes:
     log_dir: Where everything goes; see `LogDir`.
     steps: Updates to do, in all.
-    batch_size: Examples of an update; for the speed that is shown.
+    batch_size: Examples (or tokens, the task's unit) of an update, for the speed that
+      is shown.
     seed: Of weights and randomness.
     log_interval: Between two records of the loss.
     eval_interval: Between two evaluations, with summaries.
@@ -58,6 +74,7 @@ class Options:
     resume: Go on from the newest checkpoint, if there is one.
     overwrite: Remove a run that is in `log_dir`.
     settings: What determines the numbers; a run resumed with others says so.
+    checkpoints_in_background: Go on training while a checkpoint is being written.
   """
 
   log_dir: str
@@ -70,6 +87,7 @@ class Options:
   resume: bool = False
   overwrite: bool = False
   settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  checkpoints_in_background: bool = False
 
 
 class Result(NamedTuple):
@@ -100,7 +118,7 @@ def train(task: Task, options: Options) -> Result:
     run = _Run(task, options, stack)
     state = loop.run(
       run.state,
-      learner.make_train_step(task.forward, task.optimizer, task.loss_name),
+      _train_step(task),
       task.batch_at,
       num_steps=options.steps,
       hooks=(
@@ -128,10 +146,15 @@ def check(task: Task) -> None:
   def update(batch):
     with learner.pax_context(do_eval=False):
       state = train_state.init(task.forward, task.optimizer, 0, batch)
-    step = learner.make_train_step(task.forward, task.optimizer, task.loss_name)
-    return step(state, batch)
+    return _train_step(task)(state, batch)
 
   jax.eval_shape(update, task.batch_at(0))
+
+
+def _train_step(task: Task) -> learner.TrainStep:
+  return learner.make_train_step(
+    task.forward, task.optimizer, task.loss_name, task.accumulate
+  )
 
 
 class _Run:
@@ -147,7 +170,11 @@ class _Run:
     self.task, self.options = task, options
     self.log_dir = LogDir(options.log_dir)
     self.log_dir.begin(options.resume, options.overwrite)
-    self.checkpoints = stack.enter_context(Checkpointer(self.log_dir.checkpoints))
+    self.checkpoints = stack.enter_context(
+      Checkpointer(
+        self.log_dir.checkpoints, in_background=options.checkpoints_in_background
+      )
+    )
     self.history = History(self.log_dir.history)
     self.state = self._begin()
     self._first = first = int(self.state.step)
@@ -162,7 +189,7 @@ class _Run:
     self.metrics: dict[str, dict[str, float]] = {}
     self._evaluated: int | None = None
     self.progress = stack.enter_context(
-      Progress(first, options.steps, options.batch_size)
+      Progress(first, options.steps, options.batch_size, unit=task.unit)
     )
 
   def _begin(self) -> train_state.TrainState:
@@ -194,8 +221,11 @@ class _Run:
     if self.task.learning_rate is not None:
       numbers['learning_rate'] = float(self.task.learning_rate(result.step - 1))
     self.history.add(result.step, 'batch', numbers)
-    if self.progress.examples_per_second:
-      numbers['examples_per_second'] = self.progress.examples_per_second
+    if speed := self.progress.examples_per_second:
+      numbers[f'{self.task.unit}_per_second'] = speed
+      peak = devices.peak_flops()
+      if self.task.flops_per_unit and peak:
+        numbers['mfu'] = speed * self.task.flops_per_unit / peak
     for name, value in numbers.items():
       self.writers['batch'].scalar(name, value, result.step)
 
@@ -205,14 +235,19 @@ class _Run:
       return
     self._evaluated = result.step
     columns = [f'step {result.step:>5}']
+    state = self.task.eval_state(result.state)
     for name, batches in self.task.eval_sets.items():
-      self.metrics[name] = learner.evaluate(self.eval_step, result.state, batches())
+      self.metrics[name] = learner.evaluate(self.eval_step, state, batches())
       columns.append(f'{name.replace("_", " ")}: {describe(self.metrics[name])}')
     if self.progress.examples_per_second:
-      columns.append(f'{self.progress.examples_per_second:,.0f} examples/s')
+      columns.append(f'{self.progress.examples_per_second:,.0f} {self.task.unit}/s')
     self.progress.line(' | '.join(columns))
     if result.step > self._first:
       self._record(result)
+      if self.task.show is not None:
+        shown = self.task.show(state, self.writers['batch'], result.step)
+        if shown:
+          self.progress.line(shown)
     self.progress.pause()
 
   def _record(self, result: loop.StepResult) -> None:

@@ -1,0 +1,128 @@
+"""Text files as documents: Python's standard library, or files by name and pattern."""
+
+import dataclasses
+import glob
+import hashlib
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+
+from pax_haiku.training.cli import UserError
+
+# Directories that not every Python has, or that hold no text worth learning.
+_SKIPPED = frozenset({
+  'site-packages', 'dist-packages', '__pycache__', 'test', 'tests', 'idle_test',
+  'lib2to3',
+})
+
+
+@dataclasses.dataclass(frozen=True)
+class Document:
+  """One text.
+
+  Attributes:
+    name: What it is called; decides whether it is held out.
+    text: What it says. Bytes that are not UTF-8 are surrogate escapes.
+  """
+
+  name: str
+  text: str
+
+
+def standard_library() -> list[Document]:
+  """Returns the .py files of the Python that runs this, by name, without its tests.
+
+  About 12 MB, under the PSF license, on every machine that can run this.
+  """
+  root = Path(sysconfig.get_paths()['stdlib'])
+  paths = [
+    path for path in root.rglob('*.py')
+    if not _SKIPPED.intersection(path.relative_to(root).parts)
+  ]
+  names = {path.relative_to(root).as_posix(): path for path in paths}
+  documents = [Document(name, _text(names[name])) for name in sorted(names)]
+  documents = [document for document in documents if document.text]
+  if not documents:
+    raise UserError(f'there is no standard library in {root}; name files with --data')
+  return documents
+
+
+def named(patterns: Sequence[str]) -> list[Document]:
+  """Returns the documents that file names and patterns such as `books/*.txt` name.
+
+  `**` stands for any number of directories. A file that several patterns match counts
+  once. Documents are sorted by path.
+
+  Raises:
+    UserError: A pattern matches no file, or a file is empty or no text.
+  """
+  paths: set[Path] = set()
+  for pattern in patterns:
+    found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
+    files = [Path(name) for name in found if Path(name).is_file()]
+    if not files:
+      raise UserError(f'--data {pattern!r} matches no file')
+    paths.update(files)
+  documents = []
+  for path in sorted(paths):
+    text = _text(path)
+    if not text:
+      raise UserError(f'the data file {str(path)!r} is empty')
+    documents.append(Document(str(path), text))
+  return documents
+
+
+def split(
+  documents: Sequence[Document], held_out: float = 0.05
+) -> tuple[list[Document], list[Document]]:
+  """Splits documents into a training set and a held-out set, by their names alone.
+
+  The held-out ones are those whose names have the smallest hashes: the choice looks
+  random and is the same everywhere. Of a single document the end is held out.
+
+  Args:
+    documents: At least one.
+    held_out: Fraction of the documents to hold out, at least one.
+
+  Raises:
+    UserError: There is just one document and it is too short to be cut.
+  """
+  if len(documents) == 1:
+    return _cut(documents[0], held_out)
+  ranked = sorted(
+    documents, key=lambda d: (hashlib.sha256(d.name.encode('utf-8')).digest(), d.name)
+  )
+  count = min(max(1, round(len(documents) * held_out)), len(documents) - 1)
+  chosen = {document.name for document in ranked[:count]}
+  return (
+    [d for d in documents if d.name not in chosen],
+    [d for d in documents if d.name in chosen],
+  )
+
+
+def _cut(document: Document, held_out: float) -> tuple[list[Document], list[Document]]:
+  text = document.text
+  cut = round(len(text) * (1 - held_out))
+  if not 0 < cut < len(text):
+    raise UserError(
+      f'{document.name!r} is too short ({len(text)} characters) to hold out a part of '
+      'it; add more text'
+    )
+  return (
+    [Document(document.name, text[:cut])],
+    [Document(f'{document.name} (end)', text[cut:])],
+  )
+
+
+def _text(path: Path) -> str:
+  try:
+    data = path.read_bytes()
+  except OSError as error:
+    raise UserError(
+      f'the data file {str(path)!r} cannot be read: {error.strerror or error}'
+    ) from error
+  if b'\0' in data:
+    raise UserError(
+      f'the data file {str(path)!r} is binary (it contains zero bytes); expected text'
+    )
+  return data.decode('utf-8', errors='surrogateescape')

@@ -26,6 +26,7 @@ from pax_haiku.layers import (
   sequential,
   stats,
   stochastics,
+  transformer_models,
   transformers,
 )
 from pax_haiku.layers.activations import (
@@ -111,6 +112,10 @@ from pax_haiku.layers.rnn_cell import (
 )
 from pax_haiku.layers.sequential import Sequential
 from pax_haiku.layers.stochastics import Dropout, StochasticResidual
+from pax_haiku.layers.transformer_models import (
+  LanguageModelType,
+  TransformerLm,
+)
 from pax_haiku.layers.transformers import (
   StackedTransformer,
   StackedTransformerRepeated,
@@ -153,6 +158,7 @@ __all__ = [
   'HaikuModule',
   'Identity',
   'IdentityNorm',
+  'LanguageModelType',
   'LayerNorm',
   'LayerNormalizedLstmCellSimple',
   'LeakyReLU',
@@ -197,6 +203,7 @@ __all__ = [
   'Transformer',
   'TransformerFeedForward',
   'TransformerFeedForwardMoe',
+  'TransformerLm',
   'activations',
   'attentions',
   'augmentations',
@@ -226,5 +233,6 @@ __all__ = [
   'sequential',
   'stats',
   'stochastics',
+  'transformer_models',
   'transformers',
 ]

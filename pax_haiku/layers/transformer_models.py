@@ -1,0 +1,5 @@
+"""Models made of transformer blocks: a facade under their Pax name."""
+
+from pax_haiku.layers.transformer_lm import LanguageModelType, TransformerLm
+
+__all__ = ['LanguageModelType', 'TransformerLm']

@@ -15,7 +15,7 @@ LOOSE = (0.1, 0.02, 'bfloat16 through several layers')
 LOOSE_GRADS = (0.3, 0.05, 'bfloat16 gradients through several layers')
 # Several layers in float32: eight roundings of one operation, each.
 FLOAT32 = (1e-4, 1e-5, 'float32 through several layers')
-ONE_BF16_UNIT = 2.0 ** -7  # of a value just above a power of two
+TWO_BF16_UNITS = 2.0**-6
 
 
 @dataclasses.dataclass
@@ -48,13 +48,14 @@ def tolerant(case: spec.Case) -> spec.Case:
 
 def init_rows(case: spec.Case, ours: dict[str, Any], theirs: dict[str, Any],
               a: store.Results, b: store.Results) -> list[table.Row]:
-  """Initial values: float32 bit for bit, bfloat16 within one unit.
+  """Initial values: float32 bit for bit, bfloat16 within two units.
 
-  JAX 0.4 computes some bfloat16 draws in bfloat16 that JAX 0.10 computes in float32.
+  XLA of JAX 0.4 keeps more than bfloat16 inside a compiled `truncated_normal` and JAX
+  0.10 does not; under `jax.disable_jit` the draws of both are equal.
   """
   rows = []
   for dtype, tol in (('float32', (0.0, 0.0, '')),
-                     ('bfloat16', (ONE_BF16_UNIT, 0.0, 'one unit'))):
+                     ('bfloat16', (TWO_BF16_UNITS, 0.0, 'two units'))):
     sides = [{k: r for k, r in side.items() if (r['dtype'] == 'bfloat16')
               == (dtype == 'bfloat16')} for side in (ours, theirs)]
     row = table.Row(case.name, dtype, '-', 'init')

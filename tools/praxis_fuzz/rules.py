@@ -1,7 +1,7 @@
 """Differences from Praxis 1.4.0 that are no fault of pax_haiku, each by name.
 
 Besides these, `compare.numbers_as_arrays` takes Python numbers for scalars
-('python-number'), and initial bfloat16 values may differ by one unit.
+('python-number'), and initial bfloat16 values may differ by two units.
 """
 
 import dataclasses

@@ -167,7 +167,8 @@ def test_errors():
   assert compare.judge(BAD, fine, bad).signature.startswith('only praxis raised')
 
 
-def test_bfloat16_initial_values_may_differ_by_one_unit(ours):
+def test_bfloat16_initial_values_may_differ_by_two_units(ours):
+  # truncated_normal(bfloat16) of one key: 1.5390625 in JAX 0.10, 1.5546875 in 0.4.26.
   def as_bfloat16(amount):
     def change(result, writer):
       result['init']['params/w'] = {
@@ -175,8 +176,8 @@ def test_bfloat16_initial_values_may_differ_by_one_unit(ours):
     return edited(ours, change)
 
   exact = as_bfloat16(0.0)
-  assert not compare.judge(SCRIPT, as_bfloat16(2.0 ** -7), exact).failed
-  assert compare.judge(SCRIPT, as_bfloat16(2.0 ** -6), exact).signature == 'init'
+  assert not compare.judge(SCRIPT, as_bfloat16(2.0 ** -6), exact).failed
+  assert compare.judge(SCRIPT, as_bfloat16(3 * 2.0 ** -7), exact).signature == 'init'
 
 
 def test_python_numbers_of_the_judge_are_taken_for_scalars(ours):

@@ -229,7 +229,7 @@ def test_what_is_there_is_imported():
     stand_ins.import_('no_such_package')
 
 
-def test_lingvo_is_prepared_with_and_without_tensorflow(monkeypatch, tmp_path):
+def test_lingvo_is_prepared_with_and_without_tensorflow(monkeypatch):
   names = ('tensorflow.compat.v2', 'lingvo.core.ops.gen_x_ops', 'tensorflow',
            'tensorflow.python.trackable.data_structures')
   for name in names:
@@ -240,7 +240,11 @@ def test_lingvo_is_prepared_with_and_without_tensorflow(monkeypatch, tmp_path):
   monkeypatch.setattr(stand_ins, 'has_tensorflow', lambda: True)
   monkeypatch.setitem(
       sys.modules, 'tensorflow', types.SimpleNamespace(no_op=lambda: 'nothing'))
+  theirs, ours = types.SimpleNamespace(NestedMap=1), types.SimpleNamespace(NestedMap=2)
+  monkeypatch.setitem(sys.modules, 'lingvo.core.nested_map', theirs)
+  monkeypatch.setitem(sys.modules, 'praxis.py_utils', ours)
   stand_ins.prepare_lingvo()
+  assert theirs.NestedMap == 2
   operations = sys.modules[names[1]]
   assert operations.assert_shape_match([1], [1]) == 'nothing'
   with pytest.raises(stand_ins.NotRunnable, match='lingvo.core.ops.beam_search_step'):

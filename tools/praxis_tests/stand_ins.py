@@ -101,6 +101,9 @@ def prepare_lingvo() -> None:
     name = 'lingvo.core.ops.gen_x_ops'
     sys.modules[name] = module = ModuleType(name)
     module.__getattr__ = _Operation
+    # There is one NestedMap, as in Praxis: the one of the side that is tested.
+    nested_map = importlib.import_module('lingvo.core.nested_map')
+    nested_map.NestedMap = importlib.import_module('praxis.py_utils').NestedMap
   else:
     nothing = {name: type(name, (), {}) for name in ('DType', 'Tensor', '_DictWrapper')}
     for name in ('tensorflow.compat.v2',

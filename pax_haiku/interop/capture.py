@@ -30,6 +30,7 @@ class Point:
     shape, dtype: of the array.
     entries: the variables that it depends on.
     usual: whether `__call__` returned it.
+    root: whether it is what the outermost layer returned, the model's own output.
   """
 
   module: str
@@ -39,6 +40,7 @@ class Point:
   dtype: Any
   entries: frozenset[str] = frozenset()
   usual: bool = True
+  root: bool = False
 
 
 class _Recorder:
@@ -76,7 +78,15 @@ class _Recorder:
         where = f'{label}[{i}]' if several else label
         kind = type(context.module).__name__
         self.points.append(
-          Point(module, where, kind, leaf.shape, leaf.dtype, usual=usual)
+          Point(
+            module,
+            where,
+            kind,
+            leaf.shape,
+            leaf.dtype,
+            usual=usual,
+            root=full == self._root,
+          )
         )
         if where in self.perturbations:
           leaves[i] = leaf + self.perturbations[where]
@@ -120,7 +130,7 @@ class Captured:
   order: dict[str, int]
 
 
-def _points(model: Model, args, kwargs) -> tuple[list[Point], dict[str, int]]:
+def points_of(model: Model, args, kwargs) -> tuple[list[Point], dict[str, int]]:
   """The points with the variables that each depends on; first uses of variables."""
   noted: list[Point] = []
 
@@ -165,7 +175,7 @@ def capture(
     gradients: also of a loss, the sum of the outputs weighted by random numbers.
     seed: of these numbers, which depend on the outputs' sizes only.
   """
-  points, order = _points(model, args, kwargs)
+  points, order = points_of(model, args, kwargs)
   floats = {
     n: x for n, x in entries.items() if jnp.issubdtype(jnp.result_type(x), jnp.floating)
   }

@@ -202,15 +202,22 @@ def _rules_behind(mapping, point: capture_lib.Point, is_target: bool) -> frozens
 
 
 def _pairs(mapping, source, target) -> list[tuple[int, int]]:
-  """Indices of the captured points that belong together, (target, source)."""
-  sides = [
-    [
-      (p, v, _rules_behind(mapping, p, is_target))
-      for p, v in zip(run.points, run.values, strict=True)
+  """Indices of the captured points that belong together, (target, source).
+
+  What the outermost layer returns is compared as the output; it counts as a point only
+  where no other depends on the same variables.
+  """
+  sides, numbers = [], []
+  for run, is_target in ((target, True), (source, False)):
+    points = [
+      (i, p, v, _rules_behind(mapping, p, is_target))
+      for i, (p, v) in enumerate(zip(run.points, run.values, strict=True))
     ]
-    for run, is_target in ((target, True), (source, False))
-  ]
-  return align(*sides)
+    inner = {rules for _, p, _, rules in points if not p.root}
+    points = [x for x in points if not x[1].root or x[3] not in inner]
+    numbers.append([x[0] for x in points])
+    sides.append([x[1:] for x in points])
+  return [(numbers[0][i], numbers[1][j]) for i, j in align(*sides)]
 
 
 def _forward(pairs, source, target) -> list[Row]:
@@ -303,6 +310,8 @@ def _gradients(mapping, pairs, source, target) -> list[Row]:
   floors: dict[str, float] = {}
   for i, j in pairs:
     ours, theirs = target.points[i], source.points[j].label
+    if ours.root:
+      continue  # its gradient is that of the output alone
     there = source.point_gradients[theirs]
     size = float(np.abs(there).max(initial=0.0))
     for name in ours.entries:

@@ -304,14 +304,14 @@ class Mapping:
     """
     entries = flatten(tree)
     made = (self.backward if back else self.forward)(entries)
-    surplus = sorted(set(entries) - self._known(back))
+    surplus = sorted(set(entries) - self.known(back))
     if surplus:
       raise MappingError('no rule uses ' + ', '.join(surplus))
     if like is None:
       return unflatten(made, self.source_form if back else self.target_form)
     return fill(like, made)
 
-  def _known(self, back: bool) -> set[str]:
+  def known(self, back: bool) -> set[str]:
     """Every entry of the side that is read which the mapping names."""
     forth = {r.name for r in self.rules if r.way != 'back'}
     behind = {r.name for r in self.rules if r.way == 'back'}

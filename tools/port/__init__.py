@@ -1,0 +1,1 @@
+"""What tools/port_haiku.py is made of."""

@@ -15,6 +15,8 @@ def step_mask(
 ) -> JTensor:
   """A mask of one or several steps as `[1|total, 1, 1|steps, length]`.
 
+  The mask may be made for more positions than there are so far.
+
   Raises:
     ValueError: the mask has another shape.
   """
@@ -25,16 +27,16 @@ def step_mask(
     or mask.shape[0] not in (1, total)
     or mask.shape[1] != 1
     or mask.shape[2] not in (1, steps)
-    or mask.shape[3] != length
+    or mask.shape[3] < length
   ):
     shape = f'[1 or {total}, 1, {length}]'
     if not single:
       shape = f'[1 or {total}, 1, 1 or {steps}, {length}]'
     raise ValueError(
-      f'{describe(layer)}: atten_mask must have shape {shape}, its last axis as long '
-      f'as all prefixes and the cache together, found {list(mask.shape)}.'
+      f'{describe(layer)}: atten_mask must have shape {shape}, its last axis at least '
+      f'as long as all prefixes and the cache together, found {list(mask.shape)}.'
     )
-  return mask
+  return mask[..., :length]
 
 
 class DotProductAttentionWithLPB(DotProductAttention):

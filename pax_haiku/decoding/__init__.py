@@ -1,0 +1,1 @@
+"""What the decoding modules are made of, one idea a file."""

@@ -12,16 +12,20 @@ LAYER = attentions.DotProductAttentionWithLPB(
 )
 
 
+def run(mask, total, length, steps, single):
+  return LAYER.apply({}, mask, total, length, steps, single, method=step_mask)
+
+
 def test_a_mask_may_be_made_for_more_positions_than_there_are():
   """As Pax's decoding loops do, whose mask is that of the whole sequence."""
   mask = jnp.arange(8.0)[None, None]
-  out = step_mask(LAYER, mask, total=6, length=5, steps=1, single=True)
+  out = run(mask, total=6, length=5, steps=1, single=True)
   np.testing.assert_array_equal(out, mask[:, :, None, :5])
-  out = step_mask(LAYER, mask[:, :, None], total=6, length=8, steps=3, single=False)
+  out = run(mask[:, :, None], total=6, length=8, steps=3, single=False)
   np.testing.assert_array_equal(out, mask[:, :, None])
 
 
 @pytest.mark.parametrize('shape', [(1, 1, 4), (2, 1, 8), (1, 2, 8), (1, 8)])
 def test_other_masks_are_refused(shape):
   with pytest.raises(ValueError, match=r'\[1 or 6, 1, 5\], its last axis at least'):
-    step_mask(LAYER, jnp.zeros(shape), total=6, length=5, steps=1, single=True)
+    run(jnp.zeros(shape), total=6, length=5, steps=1, single=True)

@@ -114,6 +114,7 @@ from pax_haiku.layers.sequential import Sequential
 from pax_haiku.layers.stochastics import Dropout, StochasticResidual
 from pax_haiku.layers.transformer_models import (
   LanguageModelType,
+  TransformerEncoderDecoder,
   TransformerLm,
 )
 from pax_haiku.layers.transformers import (
@@ -201,6 +202,7 @@ __all__ = [
   'TemporalShifting',
   'TrainablePositionalEmbedding',
   'Transformer',
+  'TransformerEncoderDecoder',
   'TransformerFeedForward',
   'TransformerFeedForwardMoe',
   'TransformerLm',

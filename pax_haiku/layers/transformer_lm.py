@@ -265,7 +265,8 @@ class TransformerLm(base_layer.BaseLayer):
 
     Returns:
       Without labels `logits`, `log_probs` and `probs`, `[..., V]`. Else what the
-      softmax returns (see `FullSoftmax`) and `per_token_xent [B, T]`, `per_sequence_xent [B]`,
+      softmax returns (see `FullSoftmax`) and `per_token_xent [B, T]`,
+      `per_sequence_xent [B]`,
       `total_loss`, and, as the fields say, `avg_entropy_loss`, `aux_loss`,
       `aux_loss_weight`, `activations`.
     """

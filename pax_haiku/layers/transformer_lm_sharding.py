@@ -275,3 +275,63 @@ def set_sharding_params_with_expert_parallelism(
       else [batch, None, None, None]
     ),
   )
+
+
+def shard_encoder_decoder(
+  model_p: LayerTpl,
+  *,
+  replica_axis,
+  data_axis,
+  mdl_axis,
+  ici_mesh_shape,
+  dcn_mesh_shape=None,
+  mesh_axis_names,
+  training_optimized,
+) -> LayerTpl:
+  """As `set_sharding_params_v1`, for a `TransformerEncoderDecoder` template."""
+  mesh = (ici_mesh_shape, dcn_mesh_shape, mesh_axis_names)
+  _set_mesh(model_p, *mesh)
+  batch = (replica_axis, data_axis)
+  wide = [batch, None, mdl_axis]
+  a_bld = wide if training_optimized else [batch, None, None]
+  w_vd = [mdl_axis, data_axis]
+  trainable = embedding_softmax.TrainablePositionalEmbedding
+  for tpl in (
+    model_p.position_emb_tpl,
+    model_p.encoder_position_emb_tpl,
+    model_p.decoder_position_emb_tpl,
+  ):
+    if tpl is not None and issubclass(tpl.cls, trainable):
+      tpl.weight_split_dims_mapping.wt = [data_axis, mdl_axis]
+      tpl.activation_split_dims_mapping.emb_out_split_dims_mapping = a_bld
+  for tpl in (model_p.encoder_ngrammer_tpl, model_p.decoder_ngrammer_tpl):
+    if tpl is not None:
+      tpl.weight_split_dims_mapping.wt = w_vd
+  for tpl in (
+    model_p.softmax_tpl,
+    model_p.encoder_embedding_tpl,
+    model_p.decoder_embedding_tpl,
+  ):
+    if tpl is not None:
+      _set_mesh(tpl, *mesh)
+      shard_embedding(tpl, w_vd, a_bld, wide, None)
+  for tpl in (
+    model_p.encoder_stacked_transformer_tpl,
+    model_p.decoder_stacked_transformer_tpl,
+  ):
+    shard_stack(
+      transformer_templates.innermost_stack(tpl),
+      w_df=[data_axis, mdl_axis],
+      w_dnh=[data_axis, mdl_axis, None],
+      w_emh=[data_axis, None, mdl_axis],
+      a_bld=a_bld,
+      a_blf=wide,
+      a_blnh=[batch, None, mdl_axis, None],
+      a_egch=[data_axis, None, None, mdl_axis],
+      a_egcm=(
+        [data_axis, None, None, mdl_axis]
+        if training_optimized
+        else [batch, None, None, None]
+      ),
+    )
+  return model_p

@@ -1,5 +1,6 @@
 """Models made of transformer blocks: a facade under their Pax name."""
 
+from pax_haiku.layers.transformer_encoder_decoder import TransformerEncoderDecoder
 from pax_haiku.layers.transformer_lm import LanguageModelType, TransformerLm
 
-__all__ = ['LanguageModelType', 'TransformerLm']
+__all__ = ['LanguageModelType', 'TransformerEncoderDecoder', 'TransformerLm']

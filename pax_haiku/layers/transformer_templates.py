@@ -21,18 +21,25 @@ def innermost_stack(tpl: LayerTpl) -> LayerTpl:
       return tpl
 
 
+def _stacks() -> list[type]:
+  return [
+    stacked_transformer.StackedTransformer,
+    repeated_transformer.StackedTransformerRepeated,
+  ]
+
+
+def is_stack(tpl: LayerTpl) -> bool:
+  """Whether a template is of one of the stacks of this library."""
+  return issubclass(tpl.cls, tuple(_stacks()))
+
+
 def passes_structured_masks(tpl: LayerTpl) -> bool:
   """Whether a stack hands its segment masks to stacks of ours, structured as they are.
 
   The stack makes arrays of them if its blocks need such.
   """
-  known = [
-    stacked_transformer.StackedTransformer,
-    repeated_transformer.StackedTransformerRepeated,
-  ]
-
   def is_ours(cls: type) -> bool:
-    return any(issubclass(cls, k) and cls.__call__ is k.__call__ for k in known)
+    return any(issubclass(cls, k) and cls.__call__ is k.__call__ for k in _stacks())
 
   return is_ours(tpl.cls) and is_ours(innermost_stack(tpl).cls)
 

@@ -90,4 +90,55 @@ LANGUAGE_MODELS = [
        raises='AssertionError'),
 ]
 
-CASES = [*LANGUAGE_MODELS]
+SOURCE, SOURCE_PAD = ids(2, 4, below=7, name='source'), np.array(paddings(2, 4), int)
+ENCODER = cfg('transformers.StackedTransformer', num_layers=1, hidden_dims=5,
+              num_heads=2)
+DECODER = cfg('transformers.StackedTransformer', num_layers=1, hidden_dims=5,
+              num_heads=2, mask_self_attention=True, use_cross_attention=True)
+PAIRED = {f'target_{k}': v for k, v in SEGMENTS.items()} | {
+    'input_segment_ids': np.array([[1, 1, 2, 2], [1, 2, 2, 0]], np.int32),
+    'input_segment_pos': np.array([[0, 1, 0, 1], [0, 0, 1, 0]], np.int32)}
+
+seq2seq = family('transformer_models.TransformerEncoderDecoder', SOURCE, SOURCE_PAD,
+                 IDS, PAD, kwargs=GIVEN, model_dims=4, dtypes=FLOAT32,
+                 encoder_stacked_transformer_tpl=ENCODER,
+                 decoder_stacked_transformer_tpl=DECODER,
+                 **{'softmax_tpl.num_classes': 7})
+OTHER_POSITIONS = cfg('embedding_softmax.PositionalEmbedding', max_timescale=50)
+EMBEDDING = cfg('embedding_softmax.Embedding', num_classes=7)
+
+
+def decode_targets(layer, steps, *args, **kwargs):
+  if layer.is_initializing():
+    return layer(*args, **kwargs)
+  return [layer.extend_step(step) for step in steps]
+
+
+def encode(layer, *args, **kwargs):
+  if layer.is_initializing():
+    layer(*args, **kwargs)
+  return layer.encode(*args[:2])
+
+
+ENCODER_DECODERS = [
+    seq2seq('default', modes=('train',)),
+    seq2seq('predict', kwargs={}, modes=('eval',), grads=False),
+    seq2seq('packed', kwargs={**GIVEN, **PAIRED}, packed_input=True, modes=('eval',)),
+    seq2seq('own-embeddings', modes=('eval',), position_emb_tpl=None,
+            encoder_position_emb_tpl=OTHER_POSITIONS, encoder_embedding_tpl=EMBEDDING,
+            decoder_embedding_tpl=EMBEDDING),
+    seq2seq('encode', modes=('eval',), method=encode, grads=False),
+    seq2seq('decode', STEPS, SOURCE, SOURCE_PAD, IDS, PAD,
+            **{**DECODE, 'method': decode_targets}),
+    seq2seq('no-encoder', encoder_stacked_transformer_tpl=None, raises='ValueError'),
+    seq2seq('no-stack', raises='ValueError',
+            decoder_stacked_transformer_tpl=cfg('transformers.Transformer')),
+    seq2seq('masked-encoder', encoder_stacked_transformer_tpl=DECODER,
+            raises='ValueError'),
+    seq2seq('bare-decoder', decoder_stacked_transformer_tpl=ENCODER,
+            raises='ValueError'),
+    seq2seq('two-positions', encoder_position_emb_tpl=OTHER_POSITIONS,
+            raises='ValueError'),
+]
+
+CASES = [*LANGUAGE_MODELS, *ENCODER_DECODERS]

@@ -9,16 +9,20 @@ import jax
 from pax_haiku.core import weights
 
 
+class _Replaceable:
+  """Frozen dataclasses that know how to copy themselves."""
+
+  def replace(self, **changes):
+    """Returns a copy with other fields."""
+    return dataclasses.replace(self, **changes)
+
+
 @dataclasses.dataclass(frozen=True)
-class AuxLossStruct:
+class AuxLossStruct(_Replaceable):
   """An auxiliary loss and its weight: two leaves."""
 
   value: Any
   weight: Any
-
-  def replace(self, **changes) -> 'AuxLossStruct':
-    """Returns a copy with other fields."""
-    return dataclasses.replace(self, **changes)
 
 
 jax.tree_util.register_dataclass(AuxLossStruct, ['value', 'weight'], [])
@@ -43,14 +47,14 @@ class _Static:
 
 
 @dataclasses.dataclass(frozen=True)
-class WrappedHParams:
+class WrappedHParams(_Replaceable):
   """Metadata alone: a pytree without leaves."""
 
   meta: Any
 
 
 @dataclasses.dataclass(frozen=True)
-class BoxedPartitionSpec:
+class BoxedPartitionSpec(_Replaceable):
   """A partition spec as metadata: a pytree without leaves."""
 
   meta: Any
@@ -65,7 +69,7 @@ for _cls in (WrappedHParams, BoxedPartitionSpec):
 
 
 @dataclasses.dataclass(frozen=True)
-class BoxedParam:
+class BoxedParam(_Replaceable):
   """An array with its WeightHParams. The value is the pytree's child, meta is static.
 
   Raises:

@@ -124,3 +124,12 @@ def test_aux_loss_is_two_leaves():
   assert loss.replace(weight=1.0).weight == 1.0
   with pytest.raises(AttributeError):
     loss.value = 1.0
+
+
+def test_boxes_are_replaced_field_by_field():
+  box = boxes.BoxedParam(1, WeightHParams([2]))
+  assert box.replace(value=3) == boxes.BoxedParam(3, box.meta)
+  for cls in (boxes.WrappedHParams, boxes.BoxedPartitionSpec):
+    assert cls(1).replace(meta=2) == cls(2)
+  loss = boxes.AuxLossStruct(1, 2)
+  assert loss.replace(weight=3) == boxes.AuxLossStruct(1, 3)

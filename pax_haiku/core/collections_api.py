@@ -13,6 +13,8 @@ from pax_haiku.core import boxes, constants, context, errors, summaries
 from pax_haiku.core import variables as variables_lib
 from pax_haiku.core import written as written_lib
 
+_MISSING = object()
+
 
 class CollectionsMixin:
   """Access to collections by name; summaries, auxiliary losses, decode states."""
@@ -57,23 +59,27 @@ class CollectionsMixin:
     return run.is_mutable(collection)
 
   def has_variable(self, collection: str, name: str) -> bool:
-    """Whether this layer holds a value of that name in the collection."""
-    self._pax_require_bound('has_variable')
-    if collection == constants.PARAMS:
-      return name in written_lib.params_of(self._pax_run).get(self.module_name, {})
-    if collection == constants.NON_TRAINABLE:
-      return name in hk.get_current_state().get(self.module_name, {})
-    return name in self._pax_bucket(collection)
+    """Whether this layer holds a value of that name in the collection.
+
+    Of a child's name: whether the child has variables there.
+    """
+    return self.get_variable(collection, name, _MISSING) is not _MISSING
 
   def get_variable(self, collection: str, name: str, default=None):
-    """The stored value, or `default`; `params` are not cast."""
+    """The stored value, or `default`; `params` are not cast.
+
+    Of a child's name: the nested dict of the child's variables.
+    """
     self._pax_require_bound('get_variable')
+    if name in self._pax_children:
+      return self.variables.get(collection, {}).get(name, default)
     if collection == constants.PARAMS:
-      params = written_lib.params_of(self._pax_run)
-      return params.get(self.module_name, {}).get(name, default)
-    if collection == constants.NON_TRAINABLE:
-      return hk.get_current_state().get(self.module_name, {}).get(name, default)
-    return self._pax_bucket(collection).get(name, default)
+      entries = written_lib.params_of(self._pax_run).get(self.module_name, {})
+    elif collection == constants.NON_TRAINABLE:
+      entries = hk.get_current_state().get(self.module_name, {})
+    else:
+      entries = self._pax_bucket(collection)
+    return entries.get(name, default)
 
   def put_variable(self, collection: str, name: str, value):
     """Stores a value in one of this layer's collections.

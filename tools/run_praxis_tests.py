@@ -85,7 +85,10 @@ def main() -> int:
   report = pathlib.Path(REPORT.value) if REPORT.value else None
   if report and (report.suffix != '.json' or not report.absolute().parent.is_dir()):
     raise ValueError(f'--report={report} must be a .json in a directory that exists')
-  sides = {'pax_haiku': PYTHON.value}
+  python = pathlib.Path(PYTHON.value).expanduser().absolute()
+  if not python.is_file():
+    raise ValueError(f'--python={PYTHON.value} does not exist')
+  sides = {'pax_haiku': str(python)}
   if BASELINE.value:
     sides['praxis'] = process.find_praxis(PRAXIS.value)
   with tempfile.TemporaryDirectory() as temporary:

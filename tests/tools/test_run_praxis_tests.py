@@ -1,6 +1,7 @@
 """The tool that runs Praxis's own tests; here on a wheel with tests made up for it."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -119,7 +120,8 @@ def command(*arguments):
 
 def test_every_test_is_counted_once_and_told_why(wheel, tmp_path):
   report = tmp_path / 'r.json'
-  done = command('--wheel', wheel, '--report', report)
+  python = os.path.relpath(sys.executable)  # the workers run somewhere else
+  done = command('--wheel', wheel, '--report', report, '--python', python)
   assert done.returncode == 1, done.stderr
   found = {(row['module'], row['test'].removeprefix('PyUtilsTest.')):
            (row['status'], row['reason']) for row in json.loads(report.read_text())}
@@ -156,6 +158,7 @@ def test_which_files_are_run(wheel, tmp_path):
     (['--praxis_python', '/nowhere/python'], 'make_praxis_env.sh'),
     (['--wheel', '/nowhere.whl'], 'No such file'),
     (['--report', 'x.html'], 'must be a .json'),
+    (['--python', 'nowhere/python'], '--python=nowhere/python does not exist'),
     (['--wheel', __file__], 'not a zip file'),
 ])
 def test_a_wrong_command_line_is_one_line_and_status_2(arguments, text):

@@ -13,9 +13,9 @@ import sys
 import numpy as np
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / 'tests'))
+sys.path.insert(0, str(ROOT))
 
-from decoding import cases  # noqa: E402
+from tests.decoding import cases  # noqa: E402
 
 GOLDEN = ROOT / 'tests' / 'golden' / 'decoding'
 

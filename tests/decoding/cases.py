@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from decoding import toy
+from tests.decoding import toy
 
 WEIGHTS_SEED, SAMPLING_SEED = 3, 7
 
@@ -60,29 +60,29 @@ def pairs(num=1, **kwargs):
 
 
 SAMPLE = {
-  'greedy_stepped': stepped('greedy', eos_id=2),
+  'greedy_stepped': stepped('greedy', eos_id=8),
   'greedy_stepped_no_eos': stepped('greedy', prefix_lengths=None),
-  'greedy_stepped_short': stepped('greedy', seq_len=5, eos_id=[2, 8]),
-  'greedy_stepped_steps': stepped('greedy', max_decode_steps=3, eos_id=2),
+  'greedy_stepped_short': stepped('greedy', seq_len=5, eos_id=[0, 8]),
+  'greedy_stepped_steps': stepped('greedy', max_decode_steps=3, eos_id=8),
   'greedy_filled': filled('greedy', eos_id=8),
   'greedy_filled_stages': filled('greedy', steps=[5, 2, 9], eos_id=8),
   'greedy_seqlen_1': stepped('greedy', seq_len=1, prefix_lengths=None),
-  'sample_top_k': stepped('sample', top_k=5, num_samples=1, temperature=1.0, eos_id=2),
-  'sample_all': filled('sample', top_k=0, num_samples=1, temperature=0.7, eos_id=2),
+  'sample_top_k': stepped('sample', top_k=5, num_samples=1, temperature=1.0, eos_id=8),
+  'sample_all': filled('sample', top_k=0, num_samples=1, temperature=0.7, eos_id=8),
   'sample_all_top_p': filled(
-    'sample', top_k=0, top_p=0.8, num_samples=2, temperature=1.3, eos_id=2
+    'sample', top_k=0, top_p=0.8, num_samples=2, temperature=1.3, eos_id=8
   ),
   'sample_top_k_top_p': filled(
-    'sample', top_k=6, top_p=0.6, num_samples=3, temperature=1.0, eos_id=[2, 8]
+    'sample', top_k=6, top_p=0.6, num_samples=3, temperature=1.0, eos_id=[0, 8]
   ),
   'sample_unsorted': filled(
-    'sample', top_k=4, num_samples=3, temperature=2.0, eos_id=2, sort_samples=False
+    'sample', top_k=4, num_samples=3, temperature=2.0, eos_id=8, sort_samples=False
   ),
   'sample_stages': filled(
-    'sample', steps=[2, 3, 7], top_k=5, num_samples=2, temperature=1.5, eos_id=2
+    'sample', steps=[2, 3, 7], top_k=5, num_samples=2, temperature=1.5, eos_id=8
   ),
   'sample_epsilon': filled(
-    'sample', top_k=0, epsilon_p=0.05, num_samples=2, temperature=2.0, eos_id=2
+    'sample', top_k=0, epsilon_p=0.05, num_samples=2, temperature=2.0, eos_id=8
   ),
   'sample_global_normalize': filled(
     'sample', top_k=4, top_p=0.5, global_normalize=True, num_samples=2, temperature=1.0
@@ -94,7 +94,7 @@ SAMPLE = {
     use_top_k_for_logprobs=True,
     num_samples=2,
     temperature=1.0,
-    eos_id=2,
+    eos_id=8,
   ),
   'sample_per_example': filled(
     'sample',
@@ -104,7 +104,7 @@ SAMPLE = {
     per_example_top_p=np.array([0.5, 1.0], np.float32),
     per_example_top_k=np.array([2, 5], np.int32),
     per_example_max_decode_steps=np.array([3, 9], np.int32),
-    eos_id=2,
+    eos_id=8,
   ),
   'sample_temperature_2d': filled(
     'sample',
@@ -118,10 +118,10 @@ SAMPLE = {
     top_k=0,
     num_samples=2,
     temperature=1.5,
-    eos_id=np.array([[0, 4], [6, 9]], np.int32),
+    eos_id=np.array([[0, 8], [7, 7]], np.int32),
   ),
   'sample_entropy': filled(
-    'sample', top_k=5, num_samples=2, temperature=1.0, return_entropy_score=True, eos_id=2
+    'sample', top_k=5, num_samples=2, temperature=1.0, return_entropy_score=True, eos_id=8
   ),
   'sample_candidates': filled(
     'sample',
@@ -129,7 +129,7 @@ SAMPLE = {
     num_samples=2,
     temperature=1.0,
     num_per_token_logprobs=np.array([3, 0], np.int32),
-    eos_id=2,
+    eos_id=8,
   ),
   'sample_row_keys': filled(
     'sample',
@@ -137,7 +137,7 @@ SAMPLE = {
     num_samples=2,
     temperature=1.0,
     gumbel_prng_key=np.array([11, 12], np.uint32),
-    eos_id=2,
+    eos_id=8,
   ),
   'sample_dummy_keys': filled(
     'sample',
@@ -145,27 +145,27 @@ SAMPLE = {
     num_samples=2,
     temperature=1.0,
     gumbel_prng_key=np.array([15753, 15753], np.uint32),
-    eos_id=2,
+    eos_id=8,
   ),
   'sample_scan': filled(
-    'sample', top_k=5, num_samples=2, temperature=1.0, early_exit=False, eos_id=2
+    'sample', top_k=5, num_samples=2, temperature=1.0, early_exit=False, eos_id=8
   ),
   'sample_scan_stepped': stepped(
-    'sample', top_k=5, num_samples=1, temperature=1.0, early_exit=False, eos_id=2
+    'sample', top_k=5, num_samples=1, temperature=1.0, early_exit=False, eos_id=8
   ),
   'sample_optimize_eos': filled(
-    'sample', top_k=5, num_samples=2, temperature=1.0, optimize_eos=True, eos_id=[2, 8]
+    'sample', top_k=5, num_samples=2, temperature=1.0, optimize_eos=True, eos_id=[0, 8]
   ),
   'sample_raw_state': filled(
     'sample',
     top_k=5,
     num_samples=2,
     temperature=1.0,
-    eos_id=2,
+    eos_id=8,
     return_result_for_suffix_score=True,
   ),
   'sample_lazy': filled(
-    'sample', lazy=True, top_k=5, num_samples=3, temperature=1.0, eos_id=2
+    'sample', lazy=True, top_k=5, num_samples=3, temperature=1.0, eos_id=8
   ),
   'sample_lazy_stages': filled(
     'sample',
@@ -174,10 +174,10 @@ SAMPLE = {
     top_k=5,
     num_samples=2,
     temperature=1.0,
-    eos_id=2,
+    eos_id=8,
   ),
-  'guidance': pairs(cf_guidance_scale=1.5, eos_id=2),
-  'guidance_samples': pairs(2, cf_guidance_scale=[0.5, 2.0], eos_id=2),
+  'guidance': pairs(cf_guidance_scale=1.5, eos_id=8),
+  'guidance_samples': pairs(2, cf_guidance_scale=[0.5, 2.0], eos_id=8),
   'guidance_array': pairs(
     2,
     cf_guidance_scale=np.array([0.5, 2.0], np.float32),
@@ -192,7 +192,7 @@ SAMPLE = {
     temperature=1.0,
     controlled=(2, 2),
     sort_samples=False,
-    eos_id=2,
+    eos_id=8,
   ),
   'nested': ('nested', *filled('sample', top_k=5, num_samples=2, temperature=1.0)[1:]),
 }
@@ -207,7 +207,7 @@ VANILLA = {
     top_k=0,
     temperature=1.5,
     max_decode_steps=6,
-    eos_id=np.array([[0, 4], [6, 9]], np.int32),
+    eos_id=np.array([[0, 8], [7, 7]], np.int32),
   ),
   'steps': right(
     'steps',

@@ -14,7 +14,7 @@ import types
 import jax
 import jax.numpy as jnp
 
-VOCAB, DIMS, DECAY, SCALE = 11, 8, 0.7, 3.0
+VOCAB, DIMS, DECAY, SCALE = 11, 8, 0.7, 1.5
 
 
 def make(lib) -> types.SimpleNamespace:

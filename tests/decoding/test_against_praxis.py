@@ -1,0 +1,57 @@
+"""Decoding loops against what the real Praxis decodes with the same model and keys.
+
+The numbers come from tools/record_decoding.py. Ids, lengths and keys must be the same.
+Scores may differ by 1e-5 of their size: both sides sum the same few float32 numbers, by
+the matrix products of two versions of XLA.
+"""
+
+import pathlib
+
+import numpy as np
+import pytest
+
+from tests.decoding import cases
+
+GOLDEN = pathlib.Path(__file__).resolve().parent.parent / 'golden' / 'decoding'
+NAMES = [(group, name) for group, cs in cases.GROUPS.items() for name in cs]
+
+
+@pytest.fixture(scope='module')
+def runner():
+  return cases.Runner('pax_haiku')
+
+
+@pytest.fixture(scope='module')
+def recorded():
+  out = {}
+  for group in cases.GROUPS:
+    with np.load(GOLDEN / f'{group}.npz') as arrays:
+      for key in arrays:
+        case, name = key.split('|')
+        out.setdefault(case, {})[name] = arrays[key]
+  return out
+
+
+@pytest.mark.parametrize('group,name', NAMES)
+def test_decodes_as_praxis(group, name, runner, recorded):
+  want = recorded[name]
+  got = runner.run(cases.GROUPS[group][name])
+  assert sorted(got) == sorted(want)
+  for key, value in want.items():
+    assert got[key].dtype == value.dtype, key
+    if np.issubdtype(value.dtype, np.floating):
+      np.testing.assert_allclose(got[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+    else:
+      np.testing.assert_array_equal(got[key], value, err_msg=key)
+
+
+def test_nothing_recorded_is_left_over(recorded):
+  assert set(recorded) == {name for _, name in NAMES}
+
+
+def test_the_cases_tell_rows_apart(recorded):
+  """Rows that end early, rows that do not, and samples that differ are all there."""
+  lengths = {name: r['decode_lengths'] for name, r in recorded.items()}
+  assert len(set(np.ravel(lengths['sample_unsorted']))) >= 4
+  ids = recorded['sample_temperature_2d']['output_ids']
+  assert (ids[:, 0] != ids[:, 1]).any(axis=-1).all()

@@ -27,12 +27,12 @@ def groups(entries: MappingType[str, Any]) -> list[str]:
   ]
 
 
-def settle(entries: dict[str, Any]) -> None:
+def settle(entries: dict[str, Any], counter: int = LONG) -> None:
   """Makes all averages old: `hidden` equals `average`, in place."""
   for prefix in groups(entries):
     entries[prefix + 'hidden'] = entries[prefix + 'average']
-    counter = np.asarray(entries[prefix + 'counter'])
-    entries[prefix + 'counter'] = np.full_like(counter, LONG)
+    steps = np.asarray(entries[prefix + 'counter'])
+    entries[prefix + 'counter'] = np.full_like(steps, counter)
 
 
 def complete(

@@ -13,6 +13,8 @@ from pax_haiku.interop import match_averages, match_model
 from pax_haiku.interop.match_model import Model
 
 _MAX_TWINS = 50  # pairs that are tried
+_ROUNDING = 1e-7  # of float32, as a fraction
+_CLEAR = 20  # an effect is clear if it is so many times the error
 
 
 class _Runner:
@@ -81,7 +83,7 @@ def prove(
   run_source, run_target = (_Runner(m, args, kwargs) for m in (source, target))
   reference = run_source(entries)
   known = mapping_lib.Mapping(mapping.rules)
-  answers = _Answers(known, run_target, tolerance)
+  answers = _Answers(known, run_target)
   base = answers.target(entries)
   compare_outputs(base[0], reference[0])  # refuses outputs of different sizes
   far = answers.distance(base, reference)
@@ -93,14 +95,14 @@ def prove(
     return
   proved: dict[str, bool] = {}
   changed = match_model.randomized(entries, 1)
-  match_averages.settle(changed)
+  match_averages.settle(changed, counter=3)
   for names in _units(mapping, entries):
     trial = {**entries, **{n: changed[n] for n in names}}
     theirs = run_source(trial)
-    ours = answers.target(trial)
-    moved = answers.moved(theirs, reference)
-    agree = moved and answers.agree(ours, theirs)
-    proved.update(dict.fromkeys(names, bool(agree)))
+    error = answers.distance(answers.target(trial), theirs)
+    noise = max(error, far, _ROUNDING)
+    agree = error <= tolerance and answers.moved(theirs, reference) > _CLEAR * noise
+    proved.update(dict.fromkeys(names, agree))
   for i, rule in enumerate(mapping.rules):
     names = rule.expr.names()
     if rule.way != 'back' and names and all(proved.get(n) for n in names):
@@ -112,14 +114,15 @@ def prove(
       note = f'{rule.note}, the output does not depend on {" and ".join(still)}'
       mapping.rules[i] = dataclasses.replace(rule, note=note)
   for pair in twins[:_MAX_TWINS]:
-    _note_swap(mapping, pair, answers, entries, reference)
+    if all(proved.get(n) for n in pair):
+      _note_swap(mapping, pair, answers, entries, reference, max(far, _ROUNDING))
 
 
-def _note_swap(mapping, pair, answers, entries, reference) -> None:
+def _note_swap(mapping, pair, answers, entries, reference, noise) -> None:
   """Says so if two entries of the source may as well be mapped the other way round."""
   a, b = pair
   swapped = answers.target({**entries, a: entries[b], b: entries[a]})
-  if not answers.agree(swapped, reference):
+  if answers.distance(swapped, reference) > 5 * noise:
     return
   for i, rule in enumerate(mapping.rules):
     if rule.way != 'back' and rule.expr.names() in ([a], [b]):
@@ -137,6 +140,8 @@ def _units(mapping, entries) -> list[list[str]]:
     group = next((p for p in averages if name.startswith(p)), None)
     if group is not None:
       units[group] = [group + 'average', group + 'hidden']
+      if name.endswith('counter'):
+        units[name] = [name]
     elif jnp.issubdtype(np.asarray(entries[name]).dtype, jnp.inexact):
       units[name] = [name]
   return list(units.values())
@@ -145,8 +150,8 @@ def _units(mapping, entries) -> list[list[str]]:
 class _Answers:
   """What the target gives for entries of the source, and whether that is the same."""
 
-  def __init__(self, mapping: mapping_lib.Mapping, run: _Runner, tolerance: float):
-    self.mapping, self.run, self.tolerance = mapping, run, tolerance
+  def __init__(self, mapping: mapping_lib.Mapping, run: _Runner):
+    self.mapping, self.run = mapping, run
 
   def target(self, entries):
     return self.run(self.mapping.forward(entries))
@@ -166,12 +171,9 @@ class _Answers:
         far = max(far, difference(ours[1][rule.name], there))
     return far
 
-  def agree(self, ours, theirs) -> bool:
-    return self.distance(ours, theirs) <= self.tolerance
-
-  def moved(self, new, old) -> bool:
-    """Whether the source's output or state is another than before, beyond doubt."""
+  def moved(self, new, old) -> float:
+    """How far the source's outputs and state are from what they were."""
     far = compare_outputs(new[0], old[0])
     for name in new[1]:
       far = max(far, difference(new[1][name], old[1][name]))
-    return far > 10 * self.tolerance
+    return far

@@ -1,5 +1,6 @@
 """What chooses the next token: the names that Pax code imports."""
 
+from pax_haiku.decoding import samplers, top_k_top_p
 from pax_haiku.decoding.samplers import (
   BaseLogitsSampler,
   BaseNextTokenSampler,
@@ -27,3 +28,8 @@ __all__ = [
   'sample_from_top_p_given_top_k',
   'top_p_mask_logits',
 ]
+
+# Private in Praxis, too, but samplers outside use them.
+_apply_top_k_and_top_p = top_k_top_p.top_k_and_top_p
+_batch_rngs_random_gumbel = samplers.batch_gumbel
+_get_argmax_ids = samplers.take_chosen

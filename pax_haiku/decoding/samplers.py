@@ -13,12 +13,12 @@ from pax_haiku.decoding.top_k_top_p import is_array
 from pax_haiku.decoding.types import DUMMY_PRNG_KEY, JTensor, NestedMap
 
 
-def take_chosen(items: JTensor, chosen: JTensor) -> JTensor:
+def take_chosen(chosen: JTensor, items: JTensor) -> JTensor:
   """`items [B, K]` at `chosen [B]`."""
   return jnp.take_along_axis(items, chosen[..., None], axis=-1)[..., 0]
 
 
-def _gumbel(keys: JTensor, shape: Sequence[int]) -> JTensor:
+def batch_gumbel(keys: JTensor, shape: Sequence[int]) -> JTensor:
   """Gumbel noise, from one key or from one key for each row."""
   is_typed = jnp.issubdtype(keys.dtype, jax.dtypes.prng_key)
   rank = keys.ndim + 1 if is_typed else keys.ndim
@@ -77,7 +77,7 @@ class DefaultCategoricalLogitsSampler(BaseLogitsSampler):
     """See the base class."""
     del ids, decode_loop_state
     temperature = 0.0 if temperature is None else temperature
-    noise = _gumbel(prng_key, logits.shape).astype(logits.dtype)
+    noise = batch_gumbel(prng_key, logits.shape).astype(logits.dtype)
     return jnp.argmax(logits + noise * temperature, axis=-1), NestedMap()
 
 
@@ -111,7 +111,7 @@ def sample_from_top_p_given_top_k(
   sampler = logits_sampler or DefaultCategoricalLogitsSampler()
   chosen, _ = sampler(prng_key, masked, top_k_indices, temperature, decode_loop_state)
   logprobs = jax.nn.log_softmax(top_k_logits.astype(jnp.float32))
-  return take_chosen(top_k_indices, chosen), take_chosen(logprobs, chosen)
+  return take_chosen(chosen, top_k_indices), take_chosen(chosen, logprobs)
 
 
 def sample_from_top_k_and_top_p(
@@ -145,7 +145,7 @@ def sample_from_top_k_and_top_p(
   )
   sampler = logits_sampler or DefaultCategoricalLogitsSampler()
   chosen, _ = sampler(prng_key, masked, indices, temperature, decode_loop_state)
-  return take_chosen(indices, chosen), take_chosen(logprobs, chosen)
+  return take_chosen(chosen, indices), take_chosen(chosen, logprobs)
 
 
 class BaseNextTokenSampler(
@@ -281,9 +281,9 @@ class DefaultNextTokenSampler(BaseNextTokenSampler):
         self.top_k_recall_target,
       )
       chosen, updates = choose(masked, indices)
-      new_ids = take_chosen(indices, chosen)
+      new_ids = take_chosen(chosen, indices)
       if self.use_top_k_for_logprobs:
-        out.logprobs_at_new_ids = take_chosen(logprobs, chosen)
+        out.logprobs_at_new_ids = take_chosen(chosen, logprobs)
     elif self.top_k == 0 and (is_array(temperature) or temperature > 0.0):
       if top_p is not None:
         logits = top_k_top_p.top_p_mask_logits(logits, top_p)

@@ -21,10 +21,6 @@ LENGTHS = np.array([2, 4], np.int32)
 PREFIX = 4
 
 
-def _arrays(**kwargs):
-  return {k: jnp.asarray(v) if isinstance(v, np.ndarray) else v for k, v in kwargs.items()}
-
-
 def stepped(method, *args, **kwargs):
   """A case that steps through left-aligned prefixes."""
   kwargs = {'seq_len': 10, 'prefix_lengths': LENGTHS, **kwargs}
@@ -121,7 +117,12 @@ SAMPLE = {
     eos_id=np.array([[0, 8], [7, 7]], np.int32),
   ),
   'sample_entropy': filled(
-    'sample', top_k=5, num_samples=2, temperature=1.0, return_entropy_score=True, eos_id=8
+    'sample',
+    top_k=5,
+    num_samples=2,
+    temperature=1.0,
+    return_entropy_score=True,
+    eos_id=8,
   ),
   'sample_candidates': filled(
     'sample',
@@ -254,7 +255,9 @@ FLAT = {
   'flat_alpha': right(
     'flat', seq_len=7, beam_size=3, eos_id=8, length_norm_alpha=0.0, batch=1
   ),
-  'flat_steps': right('flat', seq_len=5, max_decode_steps=5, beam_size=3, eos_id=2, batch=1),
+  'flat_steps': right(
+    'flat', seq_len=5, max_decode_steps=5, beam_size=3, eos_id=2, batch=1
+  ),
 }
 
 GROUPS = {'sample': SAMPLE, 'vanilla': VANILLA, 'beam': BEAM, 'flat': FLAT}

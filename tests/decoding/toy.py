@@ -20,7 +20,7 @@ VOCAB, DIMS, DECAY, SCALE = 11, 8, 0.7, 1.5
 def make(lib) -> types.SimpleNamespace:
   """The layers, built on `lib.base_layer` and `lib.pax_fiddle`."""
   base_layer, pax_fiddle = lib.base_layer, lib.pax_fiddle
-  CACHE, PREFIX = base_layer.DECODE_CACHE, base_layer.PREFIX_DECODE_CACHE
+  PREFIX = base_layer.PREFIX_DECODE_CACHE
   Gaussian = base_layer.WeightInit.Gaussian
 
   class ToyLm(base_layer.BaseLayer):
@@ -77,7 +77,8 @@ def make(lib) -> types.SimpleNamespace:
       for part in (*prefixes, state):
         lead = part.ndim - 2
         where = start + jnp.arange(part.shape[lead])
-        weight = jnp.where(where <= step, DECAY ** (step - where).astype(jnp.float32), 0)
+        age = (step - where).astype(jnp.float32)
+        weight = jnp.where(age >= 0, DECAY**age, 0.0)
         total = jnp.einsum('...td,t->...d', part, weight)
         h = h + jnp.reshape(total, (*part.shape[:lead], *(1,) * (axis - lead), -1))
         start += part.shape[lead]
@@ -227,7 +228,6 @@ def make(lib) -> types.SimpleNamespace:
       first.key_after = self.model.next_prng_key()
       return first
 
-  del CACHE
   return types.SimpleNamespace(ToyLm=ToyLm, ToyModel=ToyModel, Outer=Outer)
 
 

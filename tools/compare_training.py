@@ -2,6 +2,7 @@
 
   bash tools/make_praxis_env.sh
   python tools/compare_training.py --report curves.html
+  python tools/compare_training.py --model lm --steps 100
 
 Both runs see the same batches; initial values must be bit-equal, dropout masks are the
 same draws. The loss of each step is shown with its relative difference. Exit status: 0
@@ -17,6 +18,8 @@ from praxis_compare import cli, curves, process, store
 
 STEPS = flags.DEFINE_integer('steps', 200, 'Training steps.', lower_bound=1)
 SEED = flags.DEFINE_integer('seed', 1, 'Seed of initial values and dropout.')
+MODEL = flags.DEFINE_enum('model', 'classifier', ['classifier', 'lm'],
+                          'A classifier, or a language model of transformer blocks.')
 OPTIMIZER = flags.DEFINE_enum('optimizer', 'sgd', ['adam', 'sgd'], 'Optax optimizer.')
 REPORT = flags.DEFINE_string('report', None, 'Write the curves to this .html or .json.')
 PRAXIS = flags.DEFINE_string('praxis_python', str(process.DEFAULT_PRAXIS),
@@ -27,6 +30,11 @@ ANYWHERE = flags.DEFINE_float(
     'tolerance', 1e-3, 'Allowed relative difference at any step. Wider than that of '
     'the first, because rounding grows from step to step.')
 
+WHAT = {
+    'classifier': 'classifier with BatchNorm, dropout and a Repeat',
+    'lm': 'language model on packed text: repeated transformer blocks with dropout and '
+          'a mixture of experts',
+}
 WRITERS = {'.html': curves.write_html, '.json': curves.write_json}
 
 
@@ -42,7 +50,8 @@ def main() -> int:
     files = {pkg: str(pathlib.Path(folder, f'{pkg}.npz')) for pkg in sides}
     process.run_sides(sides, 'praxis_compare.training', {
         pkg: [f'--out={file}', f'--steps={STEPS.value}', f'--seed={SEED.value}',
-              f'--optimizer={OPTIMIZER.value}'] for pkg, file in files.items()})
+              f'--optimizer={OPTIMIZER.value}', f'--model={MODEL.value}']
+        for pkg, file in files.items()})
     results = {pkg: store.load(file) for pkg, file in files.items()}
   found = curves.compare(results['pax_haiku'], results['praxis'])
   problems = found.problems(FIRST.value, ANYWHERE.value)
@@ -50,8 +59,8 @@ def main() -> int:
     print(line)
   if report:
     WRITERS[report.suffix](report, found, {
-        'what': f'{STEPS.value} steps of a classifier with BatchNorm, dropout and a '
-                f'Repeat, optimizer {OPTIMIZER.value}, seed {SEED.value}, float32.',
+        'what': f'{STEPS.value} steps of a {WHAT[MODEL.value]}, optimizer '
+                f'{OPTIMIZER.value}, seed {SEED.value}, float32.',
         'problems': problems,
         'versions': {pkg: r.meta['versions'] for pkg, r in results.items()}})
     print(f'report: {report}')

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from pax_haiku import interop, layers, pax_fiddle
+from pax_haiku import base_layer, interop, layers, pax_fiddle
 from pax_haiku.interop import mapping as mapping_lib
-from pax_haiku.interop import match_model
+from pax_haiku.interop import match_model, match_proof
 
 # Largest difference of outputs and gradients, as a fraction of their largest entry:
 # float32 rounding (6e-8) times the length of the sums and the depth of the model.
@@ -33,14 +33,17 @@ class Port:
     port: a config of the Pax layer.
     inputs: what both take.
     modes: of 'train' and 'eval', those in which the two are to be equal.
-    rules: the mapping of parameters as text; None: `interop.match` finds it.
+    rules: lines of the mapping that `interop.match` leaves open or gets wrong.
+    steps: in training, compare the outputs of so many steps, each from the state that
+      the one before left.
   """
 
   original: Callable[[bool], Callable[..., Any]]
   port: pax_fiddle.Config
   inputs: tuple[Any, ...]
   modes: tuple[str, ...] = ('eval', 'train')
-  rules: str | None = None
+  rules: str = ''
+  steps: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Proof:
   Attributes:
     mapping: from the original's variables to the port's.
     parameters: number of entries of the port's variables.
+    by_hand: how many of them have a rule written by hand, in `Port.rules`.
     proved: fraction of them whose partner was found and proved.
     outputs: worst difference of the outputs, as a fraction of their largest entry.
     gradients: the same of the gradients, for parameters and floating-point inputs.
@@ -57,6 +61,7 @@ class Proof:
 
   mapping: mapping_lib.Mapping
   parameters: int
+  by_hand: int
   proved: float
   outputs: float
   gradients: float
@@ -70,47 +75,96 @@ class Proof:
     return {**found, 'mapping': self.mapping.summary(), 'ok': self.ok}
 
 
-def prove(port: Port, seed: int = 0) -> Proof:
+def prove(
+  port: Port, mapping: mapping_lib.Mapping | None = None, seed: int = 0
+) -> Proof:
   """Compares the two models with random variables of the original.
 
   Args:
     port: the models.
+    mapping: from the original's variables to the port's; None: what `match` finds in
+      the first of the modes, completed by `port.rules`.
     seed: of the random variables.
 
   Raises:
     MappingError: entries are ambiguous or missing; all are listed.
   """
   first = port.modes[0] == 'train'
-  # In training: that is how Haiku's BatchNorm makes its averages.
-  init = hk.transform_with_state(port.original(True)).init
-  variables = jax.jit(init)(jax.random.PRNGKey(0), *port.inputs)
-  if port.rules is not None:
-    mapping = interop.Mapping.from_text(port.rules)
-  else:
+  # In training: that is when averages are made.
+  source, target = (
+    jax.jit(hk.transform_with_state(port.original(True)).init),
+    jax.jit(_port_init(port.port)),
+  )
+  key = jax.random.PRNGKey(0)
+  source, target = source(key, *port.inputs), target(key, *port.inputs)
+
+  def models(train: bool) -> list[match_model.Model]:
+    return [
+      match_model.as_model(model, given, args=port.inputs, do_eval=not train)
+      for model, given in ((port.original(train), source), (port.port, target))
+    ]
+
+  if mapping is None:
     mapping = interop.match(
       port.original(first),
       port.port,
       *port.inputs,
-      source_variables=variables,
+      source_variables=source,
+      target_variables=target,
       do_eval=not first,
     )
+    if port.rules:
+      _correct(mapping, interop.Mapping.from_text(port.rules))
+      given = match_model.randomized(models(first)[0].entries, seed)
+      match_proof.prove(mapping, *models(first), port.inputs, {}, given, TOLERANCE)
   outputs, gradients = [], []
   for mode in port.modes:
     train = mode == 'train'
-    ours, theirs = (
-      match_model.as_model(model, given, args=port.inputs, do_eval=not train)
-      for model, given in ((port.port, None), (port.original(train), variables))
-    )
+    theirs, ours = models(train)
     given = match_model.randomized(theirs.entries, seed)
     converted = {**ours.entries, **mapping.forward(given)}
     out, grads = _run(theirs, given, port.inputs)
     expected = {**mapping.forward(grads[0], linear=True, only=_is_param), **grads[1]}
     found, found_grads = _run(ours, converted, port.inputs)
     outputs.append(_difference(found, out))
+    if train and port.steps > 1:
+      outputs.append(
+        _difference(
+          _outputs(ours, converted, port), _outputs(theirs, given, port)
+        )
+      )
     gradients.append(_difference({**found_grads[0], **found_grads[1]}, expected))
+  by_hand = len(interop.Mapping.from_text(port.rules).rules)
   return Proof(
-    mapping, len(ours.entries), mapping.proved, max(outputs), max(gradients)
+    mapping,
+    len(ours.entries),
+    by_hand,
+    mapping.proved,
+    max(outputs),
+    max(gradients),
   )
+
+
+def _port_init(config: pax_fiddle.Config):
+  hparams = base_layer.JaxContext.HParams(do_eval=False)
+
+  def init(key, *inputs):
+    with base_layer.JaxContext.new_context(hparams=hparams):
+      return config.Instantiate().init({'params': key, 'random': key}, *inputs)
+
+  return init
+
+
+def _correct(mapping: mapping_lib.Mapping, by_hand: mapping_lib.Mapping) -> None:
+  """Puts rules in the place of those that a mapping has, or has not."""
+  names = {rule.name for rule in by_hand.rules}
+  mapping.ambiguous = [a for a in mapping.ambiguous if a.name not in names]
+  used = {name for rule in by_hand.rules for name in rule.expr.names()}
+  mapping.rules = [
+    r for r in mapping.rules if r.name not in (used if r.way == 'back' else names)
+  ] + [dataclasses.replace(r, note='by hand') for r in by_hand.rules]
+  mapping.unused = [name for name in mapping.unused if name not in used]
+  mapping.remarks = [r for r in mapping.remarks if not r.startswith('nothing is')]
 
 
 def _is_param(name: str) -> bool:
@@ -123,7 +177,7 @@ def _is_float(x) -> bool:
 
 def _run(model: match_model.Model, entries, inputs):
   """Outputs by path; gradients of their weighted sum, of entries and of inputs."""
-  fixed = {k: v for k, v in entries.items() if not _is_param(k)}
+  fixed = {k: jnp.asarray(v) for k, v in entries.items() if not _is_param(k)}
   params = {k: v for k, v in entries.items() if _is_param(k)}
   floats = {f'input {i}': x for i, x in enumerate(inputs) if _is_float(x)}
 
@@ -137,6 +191,20 @@ def _run(model: match_model.Model, entries, inputs):
   grad = jax.jit(jax.grad(run, (0, 1), has_aux=True))
   grads, out = grad(params, floats)
   return out, grads
+
+
+def _outputs(model: match_model.Model, entries, port: Port):
+  """Outputs of some steps by step and path."""
+  step = jax.jit(
+    lambda entries: model.run(entries, jax.random.PRNGKey(0), port.inputs, {})
+  )
+  found, entries = {}, dict(entries)
+  for i in range(port.steps):
+    out, state = step(entries)
+    entries.update(state)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+      found[f'step {i} {jax.tree_util.keystr(path)}'] = leaf
+  return found
 
 
 def _weighted(x) -> jax.Array:

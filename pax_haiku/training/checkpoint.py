@@ -11,10 +11,7 @@ from typing import Any
 import jax
 
 from pax_haiku.training.cli import UserError
-from pax_haiku.training.train_state import TrainState
-
-# Buckets of Haiku's state that start afresh at each apply.
-_RECOMPUTED = frozenset({'summaries', 'aux_loss', 'intermediates'})
+from pax_haiku.training.train_state import RECOMPUTED, TrainState
 
 
 class MismatchError(UserError):
@@ -130,7 +127,7 @@ def _described(x) -> jax.ShapeDtypeStruct:
 def _stored(state: TrainState) -> TrainState:
   """Returns `state` without what a step recomputes."""
   kept = {
-    module: {k: v for k, v in entries.items() if k not in _RECOMPUTED}
+    module: {k: v for k, v in entries.items() if k not in RECOMPUTED}
     for module, entries in state.state.items()
   }
   return state._replace(state={module: e for module, e in kept.items() if e})
@@ -141,7 +138,7 @@ def _with_recomputed(restored: TrainState, like: TrainState) -> TrainState:
   state = {
     module: {
       name: restored.state[module][name]
-      if name not in _RECOMPUTED
+      if name not in RECOMPUTED
       else jax.tree.map(lambda x: jax.numpy.zeros(x.shape, x.dtype), value)
       for name, value in entries.items()
     }

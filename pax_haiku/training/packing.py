@@ -109,6 +109,12 @@ def pack(
   )
 
 
+def blank(length: int) -> Batch:
+  """Returns one row of padding: what matters of it is shapes and types."""
+  nothing = Packed(np.zeros(2, np.int32), np.zeros(1, int), np.zeros(1), length)
+  return nothing.rows(np.asarray([-1]))
+
+
 def batch_at(packed: Packed, batch_size: int, seed: int) -> Callable[[int], Batch]:
   """Returns the function from a step to its training batch; see `data.batch_at`."""
   return lambda step: packed.rows(

@@ -1,5 +1,7 @@
 """The absl flags that every trainer has, and the options that they make."""
 
+import dataclasses
+
 from absl import flags
 
 from pax_haiku.training.trainer import Options
@@ -8,9 +10,18 @@ flags.disclaim_key_flags()  # so that --help lists the flags with those of the t
 
 
 def define(
-  *, steps: int, batch_size: int, learning_rate: float, log_dir: str, eval_interval: int
+  *,
+  steps: int | None,
+  batch_size: int | None,
+  learning_rate: float | None,
+  log_dir: str,
+  eval_interval: int,
 ) -> None:
-  """Defines the flags with the defaults of one trainer."""
+  """Defines the flags with the defaults of one trainer.
+
+  A default that is None depends on other flags: give it by `flags.FLAGS.set_default`
+  before `options` is called.
+  """
   flags.DEFINE_integer('steps', steps, 'Updates to do, in all.', lower_bound=0)
   flags.DEFINE_integer('batch_size', batch_size, 'Examples per update.', lower_bound=1)
   flags.DEFINE_float(
@@ -46,14 +57,15 @@ def define(
   flags.DEFINE_bool('overwrite', False, 'Remove the run that is in log_dir and start.')
 
 
-def options(settings: dict[str, str] | None = None) -> Options:
+def options(settings: dict[str, str] | None = None, **fields) -> Options:
   """Returns the options that the parsed flags describe.
 
   Args:
     settings: What else determines the numbers of a run, such as the config.
+    **fields: Of `Options`, in place of those of the flags.
   """
   values = flags.FLAGS
-  return Options(
+  result = Options(
     log_dir=values.log_dir,
     steps=values.steps,
     batch_size=values.batch_size,
@@ -70,3 +82,4 @@ def options(settings: dict[str, str] | None = None) -> Options:
       **(settings or {}),
     },
   )
+  return dataclasses.replace(result, **fields)

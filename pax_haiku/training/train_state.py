@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+# Buckets of Haiku's state that start afresh at each apply.
+RECOMPUTED = frozenset({'summaries', 'aux_loss', 'intermediates'})
+
 _CACHES = frozenset({'decoder_cache', 'prefix_decoder_cache'})
 
 
@@ -45,18 +48,35 @@ def init(
   """
   init_key, rng = jax.random.split(jax.random.PRNGKey(seed))
   params, state = forward.init(init_key, batch)
-  state = without_caches(state)
+  state = recomputed_as_zeros(without_caches(state))
   return TrainState(jnp.int32(0), params, state, optimizer.init(params), rng)
+
+
+def recomputed_as_zeros(state: hk.State) -> hk.State:
+  """Returns Haiku's state with zeros for summaries and what else a step recomputes.
+
+  The values of `init` are nobody's: without them `init` need not run the model.
+  """
+  return {
+    module: {
+      name: jax.tree.map(lambda x: jnp.zeros(jnp.shape(x), jnp.result_type(x)), value)
+      if name in RECOMPUTED
+      else value
+      for name, value in entries.items()
+    }
+    for module, entries in state.items()
+  }
 
 
 def without_caches(state: hk.State) -> hk.State:
   """Returns Haiku's state without what decoding would go on from.
 
-  Language models leave keys and values of every forward pass in buckets of the state.
-  Between two updates they are of no use: a step that does not return them does not
-  compute them either.
+  Language models leave decode caches in the state. Between two updates they are of no
+  use, and keys and values of a whole batch are large: a step that is given none and
+  returns none computes none.
   """
-  return {
+  kept = {
     module: {name: value for name, value in entries.items() if name not in _CACHES}
     for module, entries in state.items()
   }
+  return {module: entries for module, entries in kept.items() if entries}

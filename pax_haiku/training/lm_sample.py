@@ -1,0 +1,88 @@
+"""Text that a language model writes: prompts in, continuations out."""
+
+from collections.abc import Callable, Sequence
+
+import fiddle as fdl
+import jax
+import numpy as np
+
+from pax_haiku import base_layer, decoder_hparams, interop, py_utils
+from pax_haiku.training import learner, train_state
+from pax_haiku.training.tokenizers import Tokenizer
+from pax_haiku.training.train_state import TrainState
+
+# (state, prompts, key) -> what follows each prompt
+Sampler = Callable[[TrainState, Sequence[str], jax.Array], list[str]]
+
+
+def make_sampler(
+  model: fdl.Config,
+  tokenizer: Tokenizer,
+  num_tokens: int,
+  temperature: float = 0.8,
+  top_k: int = 40,
+) -> Sampler:
+  """Returns a function that continues texts.
+
+  It is compiled once for each number of prompts and length of the longest.
+
+  Args:
+    model: Config of a `models.LanguageModel`, as for training.
+    tokenizer: Of its ids.
+    num_tokens: The most tokens to write; a text may end before.
+    temperature: Of the noise; 0: always the most probable token.
+    top_k: Choose among so many tokens; 0: among all.
+  """
+  model = fdl.deepcopy_with(model)
+  model.decoder_tpl = decoder_hparams.SampleDecoderHParams(
+    seqlen=0,
+    fprop_for_prefix=True,
+    max_decode_steps=num_tokens,
+    eos_id=tokenizer.end_id,
+    temperature=temperature,
+    k=top_k if temperature else 1,
+  )
+  layer = model.Instantiate()
+
+  @jax.jit
+  def run(variables, key, batch):
+    with learner.pax_context(do_eval=True):
+      (_, result, _), _ = layer.apply(
+        variables,
+        batch,
+        method=layer.decode,
+        rngs={base_layer.RANDOM: key},
+        mutable=[base_layer.DECODE_CACHE],
+      )
+    return result.output_ids[:, 0], result.decode_lengths[:, 0]
+
+  def sample(state, prompts, key):
+    ids = [np.append(np.int32(tokenizer.end_id), tokenizer.encode(p)) for p in prompts]
+    longest = max(map(len, ids))
+    batch = py_utils.NestedMap(
+      ids=np.stack([np.pad(x, (0, longest - len(x))) for x in ids]).astype(np.int32),
+      paddings=np.stack([np.arange(longest) >= len(x) for x in ids]).astype('float32'),
+    )
+    variables = interop.to_pax(state.params, _variables(state), root=model.name)
+    output, ends = jax.device_get(run(variables, key, batch))
+    return [
+      tokenizer.decode(_without(row[len(x) : end], tokenizer.end_id))
+      for row, x, end in zip(output, ids, ends, strict=True)
+    ]
+
+  return sample
+
+
+def _variables(state: TrainState) -> dict:
+  """Returns Haiku's state without what a step recomputes."""
+  kept = {
+    module: {k: v for k, v in entries.items() if k not in train_state.RECOMPUTED}
+    for module, entries in state.state.items()
+  }
+  return {module: entries for module, entries in kept.items() if entries}
+
+
+def _without(ids: np.ndarray, end_id: int) -> np.ndarray:
+  """Returns ids up to the end of the document."""
+  ends = np.flatnonzero(ids == end_id)
+  return ids[: ends[0]] if ends.size else ids

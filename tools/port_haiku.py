@@ -24,7 +24,7 @@ from absl import flags
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 
-from port import commands  # noqa: E402
+from haiku_port import commands  # noqa: E402
 from praxis_compare import cli  # noqa: E402
 
 flags.DEFINE_string('model', None, 'The Haiku model, as module:name.')
@@ -40,6 +40,9 @@ flags.DEFINE_bool('eval', False, 'Run Pax layers in evaluation.')
 flags.DEFINE_string('mapping', None, 'The mapping, a text file.')
 flags.DEFINE_string(
   'checkpoint', None, 'A .npz or .safetensors file, or a directory of orbax.'
+)
+flags.DEFINE_string(
+  'port_checkpoint', None, "verify: the port's own; else the mapping makes it."
 )
 flags.DEFINE_bool(
   'allow_pickle', False, 'Read pickles as well; arrays and plain containers only.'

@@ -17,7 +17,7 @@ TOOLS = ROOT / 'tools'
 if str(TOOLS) not in sys.path:
   sys.path.insert(0, str(TOOLS))
 
-from port import commands, scaffold, scaffold_wrap, specs  # noqa: E402
+from haiku_port import commands, scaffold, scaffold_wrap, specs  # noqa: E402
 
 from pax_haiku import interop  # noqa: E402
 from pax_haiku.interop import mapping_checkpoint, match_model  # noqa: E402
@@ -83,6 +83,7 @@ def options(**given):
     eval=False,
     mapping=None,
     checkpoint=None,
+    port_checkpoint=None,
     allow_pickle=False,
     back=False,
     out=None,
@@ -214,6 +215,13 @@ def test_converts_checkpoints_and_moments(folder, capsys):
     == 0
   )
   assert '</html>' in (folder / 'r.html').read_text()
+  new['params:linear/w'] = new['params:linear/w'][::-1]
+  interop.save_checkpoint(folder / 'damaged.npz', new)
+  capsys.readouterr()
+  files = dict(checkpoint=str(folder / 'old.npz'))
+  files['port_checkpoint'] = str(folder / 'damaged.npz')
+  assert run('verify', folder, 'dense', DENSE, **files) == 1
+  assert 'first in variables: params:linear/w <- params' in capsys.readouterr().out
   with pytest.raises(interop.MappingError, match='no rule uses params:extra'):
     mapping_checkpoint.convert_entries(mapping, {**entries, 'params:extra': scale})
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-from port import scaffold_glue, scaffold_layers, scaffold_wrap
-from port.scaffold_glue import BATCH, CannotWriteError
+from haiku_port import scaffold_glue, scaffold_layers, scaffold_wrap
+from haiku_port.scaffold_glue import BATCH, CannotWriteError
 
 _HEAD = '''"""First Pax version of {origin}, by port_haiku. Edit it freely."""
 

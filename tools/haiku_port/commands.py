@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from haiku_port import inspect_model, scaffold, specs
 from pax_haiku import interop
 from pax_haiku.interop import (
   checkpoint,
@@ -19,7 +20,6 @@ from pax_haiku.interop import (
   matching,
 )
 from pax_haiku.training import files
-from port import inspect_model, scaffold, specs
 
 
 def need(o: Any, command: str, *names: str) -> None:
@@ -128,6 +128,13 @@ def load(o, path: str) -> dict[str, np.ndarray]:
   return interop.load_checkpoint(path, allow_pickle=o.allow_pickle)
 
 
+def load_variables(o, path: str, model: match_model.Model) -> dict[str, np.ndarray]:
+  """A checkpoint's parameters and state, which must be those of the model."""
+  found = {n: x for n, x in load(o, path).items() if mapping_checkpoint.is_variable(n)}
+  checkpoint.check_entries(found, model.entries, path)
+  return {n: found[n] for n in model.entries}
+
+
 def do_verify(o: Any) -> int:
   need(o, 'verify', 'model', 'port', 'inputs', 'mapping')
   report = pathlib.Path(o.report) if o.report else None
@@ -136,14 +143,14 @@ def do_verify(o: Any) -> int:
   args, mapping = inputs(o), interop.Mapping.load(o.mapping)
   source, target = original(o, args), port(o, args)
   if o.checkpoint:
-    entries = load(o, o.checkpoint)
-    variables = {n: x for n, x in entries.items() if mapping_checkpoint.is_variable(n)}
-    checkpoint.check_entries(variables, source.entries, o.checkpoint)
+    entries = load_variables(o, o.checkpoint, source)
   else:
     entries = match_model.randomized(source.entries, o.seed)
-  entries = {n: entries[n] for n in source.entries}
+  given = None
+  if o.port_checkpoint:
+    given = load_variables(o, o.port_checkpoint, target)
   result = compare_models.compare_models(
-    source, target, mapping, entries, None, args, {}, o.tolerance, o.gradients, o.seed
+    source, target, mapping, entries, given, args, {}, o.tolerance, o.gradients, o.seed
   )
   print(result, end='')
   if report:

@@ -3,6 +3,7 @@
 import importlib
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import types
@@ -239,6 +240,35 @@ def test_verify_finds_a_fault(folder, capsys):
   capsys.readouterr()
   assert commands.run('verify', given) == 1
   assert 'first in forward: layer_norm <- layer_norm' in capsys.readouterr().out
+
+
+def test_the_guide_shows_real_output(folder, capsys):
+  """Names, counts and verdicts of docs/porting.md; its differences are rounding."""
+  text = (ROOT / 'docs' / 'porting.md').read_text()
+  blocks = re.findall(r'```(?:python)?\n(.*?)```', text, re.DOTALL)
+  net, port = (
+    next(b for b in blocks if b.startswith(start))
+    for start in ('"""A classifier of 8 x 8', '"""The same classifier')
+  )
+  (folder / 'guide_net.py').write_text(net)
+  (folder / 'guide_port.py').write_text(port)
+  given = dict(
+    model=f'{folder}/guide_net.py:classify',
+    inputs='f32[4,8,8,1]',
+    mapping=str(folder / 'guide.map'),
+  )
+
+  def call(command, **more):
+    status = commands.run(command, options(**given, **more))
+    return status, capsys.readouterr().out
+
+  shown = next(b for b in blocks if 'port_haiku.py inspect' in b)
+  assert call('inspect') == (0, shown.partition('\n')[2])
+  assert call('match', port=f'{folder}/guide_port.py:config')[0] == 0
+  assert (folder / 'guide.map').read_text() in blocks
+  status, out = call('verify', port=f'{folder}/guide_port.py:wrong')
+  shown = next(b for b in blocks if 'port.py:wrong' in b)
+  assert status == 1 and out.splitlines()[-1] == shown.splitlines()[-1]
 
 
 # -- Bad input -------------------------------------------------------------------------

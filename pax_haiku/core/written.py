@@ -38,8 +38,10 @@ class Written:
     """Sets a parameter."""
     self.params.setdefault(module, {})[name] = value
 
-  def over(self, params: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+  def over(self, params: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
     """Haiku's parameters with those of this run in their places."""
+    if not self.params:
+      return params
     out = {module: dict(bundle) for module, bundle in params.items()}
     for module, bundle in self.params.items():
       out.setdefault(module, {}).update(bundle)
@@ -56,8 +58,7 @@ class Written:
     return tree
 
 
-def params_of(run) -> dict[str, dict[str, Any]]:
+def params_of(run) -> Mapping[str, Mapping[str, Any]]:
   """Haiku's parameters inside a transform, as they stand for the layers of `run`."""
-  if run.written is None or not run.written.params:
-    return hk.get_params()
-  return run.written.over(hk.get_params())
+  params = hk.get_params()
+  return params if run.written is None else run.written.over(params)

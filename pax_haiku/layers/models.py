@@ -1,0 +1,27 @@
+"""Tasks: models with their losses and metrics. A facade under their Pax name."""
+
+from pax_haiku.layers.bert_model import BertModel
+from pax_haiku.layers.classification_models import (
+  ClassificationMLPModel,
+  ClassificationModel,
+)
+from pax_haiku.layers.language_model import LanguageModel
+from pax_haiku.layers.model_metrics import (
+  add_hist,
+  compute_xent_loss_helper,
+  template_has_type,
+)
+from pax_haiku.layers.sequence_model import SequenceModel
+from pax_haiku.layers.transformer_lm import LanguageModelType
+
+__all__ = [
+  'BertModel',
+  'ClassificationMLPModel',
+  'ClassificationModel',
+  'LanguageModel',
+  'LanguageModelType',
+  'SequenceModel',
+  'add_hist',
+  'compute_xent_loss_helper',
+  'template_has_type',
+]

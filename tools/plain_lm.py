@@ -55,10 +55,21 @@ def _positions(length: int, dims: int) -> np.ndarray:
   return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)
 
 
+def _rotate(x):
+  half = x.shape[-1] // 2
+  rates = 1e4 ** (-np.arange(half, dtype=np.float32) / half)
+  angles = (np.arange(x.shape[1])[:, None] * rates)[:, None, :]
+  sin, cos = np.sin(angles).astype(x.dtype), np.cos(angles).astype(x.dtype)
+  a, b = x[..., :half], x[..., half:]
+  return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
+
+
 def _block(shape: LmShape, x, p):
   batch, length, d = x.shape
   qkv = _dense(p['qkv'], _norm(p['ln1'], x))
   q, k, v = jnp.split(qkv.reshape(batch, length, 3 * shape.num_heads, -1), 3, axis=2)
+  if shape.rotary:
+    q, k = _rotate(q), _rotate(k)
   on_gpu = jax.default_backend() == 'gpu' and x.dtype == jnp.bfloat16
   context = jax.nn.dot_product_attention(
     q, k, v, is_causal=True, implementation='cudnn' if on_gpu else 'xla'
@@ -72,7 +83,9 @@ def loss(shape: LmShape, remat: bool, weights: dict, batch: dict) -> jax.Array:
   dtype = jnp.bfloat16 if shape.bfloat16 else jnp.float32
   table = weights['embed'].astype(dtype)
   d = shape.model_dims
-  x = table[batch['ids']] * d**0.5 + _positions(batch['ids'].shape[1], d).astype(dtype)
+  x = table[batch['ids']] * d**0.5
+  if not shape.rotary:
+    x = x + _positions(x.shape[1], d).astype(dtype)
   block = functools.partial(_block, shape)
   block = jax.checkpoint(block) if remat else block
   if shape.repeat:

@@ -52,6 +52,9 @@ def language_model(
   stack.hidden_dims = shape.hidden_dims
   block = stack.transformer_layer_params_tpl
   block.tr_atten_tpl.combine_qkv = True
+  if shape.rotary:
+    lm.position_emb_tpl = None
+    block.tr_atten_tpl.use_rotary_position_emb = True
   block.tr_fflayer_tpl.activation_tpl = pax_fiddle.Config(activations.GELU)
   if shape.repeat:
     stack.num_layers = 1

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import fiddle as fdl
+import haiku as hk
 import jax
 import numpy as np
 
@@ -42,18 +43,11 @@ def make_sampler(
     temperature=temperature,
     k=top_k if temperature else 1,
   )
-  layer = model.Instantiate()
+  decode = make_decode(model)
 
   @jax.jit
-  def run(variables, key, batch):
-    with learner.pax_context(do_eval=True):
-      (_, result, _), _ = layer.apply(
-        variables,
-        batch,
-        method=layer.decode,
-        rngs={base_layer.RANDOM: key},
-        mutable=[base_layer.DECODE_CACHE],
-      )
+  def run(params, state, batch, key):
+    result = decode(params, state, batch, key)
     return result.output_ids[:, 0], result.decode_lengths[:, 0]
 
   def sample(state, prompts, key):
@@ -63,8 +57,7 @@ def make_sampler(
       ids=np.stack([np.pad(x, (0, longest - len(x))) for x in ids]).astype(np.int32),
       paddings=np.stack([np.arange(longest) >= len(x) for x in ids]).astype('float32'),
     )
-    variables = interop.to_pax(state.params, _variables(state), root=model.name)
-    output, ends = jax.device_get(run(variables, key, batch))
+    output, ends = jax.device_get(run(state.params, _kept(state.state), batch, key))
     return [
       tokenizer.decode(_without(row[len(x) : end], tokenizer.end_id))
       for row, x, end in zip(output, ids, ends, strict=True)
@@ -73,11 +66,34 @@ def make_sampler(
   return sample
 
 
-def _variables(state: TrainState) -> dict:
-  """Returns Haiku's state without what a step recomputes."""
+def make_decode(model: fdl.Config) -> Callable[..., py_utils.NestedMap]:
+  """Returns `decode(params, state, batch, key)`, what the model decodes; for `jax.jit`.
+
+  Args:
+    model: Config of a `models.LanguageModel`; its `decoder_tpl` says how.
+  """
+  layer = model.Instantiate()
+
+  def decode(params, state, batch, key):
+    variables = interop.to_pax(params, state, root=model.name)
+    with learner.pax_context(do_eval=True):
+      (_, result, _), _ = layer.apply(
+        variables,
+        batch,
+        method=layer.decode,
+        rngs={base_layer.RANDOM: key},
+        mutable=[base_layer.DECODE_CACHE],
+      )
+    return result
+
+  return decode
+
+
+def _kept(state: hk.State) -> hk.State:
+  """Returns Haiku's state without what each step recomputes."""
   kept = {
     module: {k: v for k, v in entries.items() if k not in train_state.RECOMPUTED}
-    for module, entries in state.state.items()
+    for module, entries in state.items()
   }
   return {module: entries for module, entries in kept.items() if entries}
 

@@ -22,6 +22,8 @@ class LmShape:
     learning_rate: That peak.
     bfloat16: Compute in bfloat16; weights and the optimizer's state stay float32.
     repeat: Scan over the blocks: a small program, its weights stacked.
+    rotary: Rotate queries and keys by their positions (Su et al. 2021, "RoFormer")
+      instead of adding sinusoids to the embeddings.
     loss_chunk: Compute the loss over so many tokens of each row at a time; None: over
       all, which holds logits [B, T, V].
   """
@@ -38,6 +40,7 @@ class LmShape:
   learning_rate: float = 6e-4
   bfloat16: bool = True
   repeat: bool = False
+  rotary: bool = False
   loss_chunk: int | None = 256
 
   def num_weights(self) -> int:
@@ -65,11 +68,12 @@ SHAPES = {
     hidden_dims=512,
     vocab_size=256,
     length=128,
-    batch_size=16,
-    steps=600,
-    warm_up=60,
+    batch_size=8,
+    steps=1000,
+    warm_up=50,
     learning_rate=3e-3,
     bfloat16=False,
+    rotary=True,
     loss_chunk=None,
   ),
   '126m': LmShape(num_layers=12, model_dims=768, num_heads=12, hidden_dims=3072),

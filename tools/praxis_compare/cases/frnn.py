@@ -1,7 +1,7 @@
 """Cases of `frnn`: cells over time, both directions, keys and state between steps."""
 
 from praxis_compare.inputs import floats, paddings
-from praxis_compare.spec import BFLOAT16, DTYPES, FLOAT32, Map, cfg, family
+from praxis_compare.spec import BFLOAT16, FLOAT32, Map, cfg, family
 
 PAD = paddings(2, 5, 1)
 IN = Map(act=floats(2, 5, 4), padding=PAD)
@@ -54,7 +54,7 @@ both = family('frnn.StackBiFrnn', IN, frnn_tpl=cfg('frnn.FRnn', cell_tpl=LSTM),
               modes=TRAIN)
 
 CASES = [
-    frnn('default', dtypes=DTYPES),
+    frnn('default'),
     frnn('reverse-state', IN, STATE, reverse=True),
     frnn('two-inputs-unroll', TWO, cell_tpl=lstm(inputs_arity=2), unroll=2),
     frnn('segments', PACKED, cell_tpl=lstm(reset_cell_state=True)),
@@ -63,7 +63,7 @@ CASES = [
     frnn('segments-without-reset', PACKED, grads=False),
     frnn('zoneout', cell_tpl=lstm(zo_prob=0.4), modes=('eval',), grads=False),
     frnn('zoneout-twice', cell_tpl=lstm(zo_prob=0.4), method=twice, grads=False),
-    frnn('state-and-losses', cell_tpl=RICH),
+    frnn('state-and-losses', cell_tpl=RICH, grads=False),
     frnn('steps', method=steps),
     frnn('no-padding', Map(act=floats(2, 5, 4)), raises='AssertionError'),
     frnn('no-cell', cell_tpl=cfg('linears.Linear', input_dims=4, output_dims=4),
@@ -76,7 +76,7 @@ CASES = [
          cell_tpl=lstm(zo_prob=0.4, reset_cell_state=True)),
     stack('segments', PACKED, frnn_tpl=cfg(
         'frnn.FRnn', cell_tpl=lstm(reset_cell_state=True, zo_prob=0.3)), grads=False),
-    stack('steps', method=steps, dtypes=BFLOAT16),
+    stack('steps', method=steps, dtypes=BFLOAT16, grads=False),
     stack('no-layers', num_layers=0, raises='AssertionError'),
     stack('no-template', frnn_tpl=None, raises='AssertionError'),
     both('zoneout', frnn_tpl=cfg('frnn.LstmFrnn', cell_tpl=lstm(zo_prob=0.3)),

@@ -57,7 +57,6 @@ def pairs(num=1, **kwargs):
 
 SAMPLE = {
   'greedy_stepped': stepped('greedy', eos_id=8),
-  'greedy_stepped_no_eos': stepped('greedy', prefix_lengths=None),
   'greedy_stepped_short': stepped('greedy', seq_len=5, eos_id=[0, 8]),
   'greedy_stepped_steps': stepped('greedy', max_decode_steps=3, eos_id=8),
   'greedy_filled': filled('greedy', eos_id=8),
@@ -71,14 +70,8 @@ SAMPLE = {
   'sample_top_k_top_p': filled(
     'sample', top_k=6, top_p=0.6, num_samples=3, temperature=1.0, eos_id=[0, 8]
   ),
-  'sample_unsorted': filled(
-    'sample', top_k=4, num_samples=3, temperature=2.0, eos_id=8, sort_samples=False
-  ),
   'sample_stages': filled(
     'sample', steps=[2, 3, 7], top_k=5, num_samples=2, temperature=1.5, eos_id=8
-  ),
-  'sample_epsilon': filled(
-    'sample', top_k=0, epsilon_p=0.05, num_samples=2, temperature=2.0, eos_id=8
   ),
   'sample_global_normalize': filled(
     'sample', top_k=4, top_p=0.5, global_normalize=True, num_samples=2, temperature=1.0
@@ -116,19 +109,13 @@ SAMPLE = {
     temperature=1.5,
     eos_id=np.array([[0, 8], [7, 7]], np.int32),
   ),
-  'sample_entropy': filled(
+  'sample_extras': filled(
     'sample',
     top_k=5,
     num_samples=2,
     temperature=1.0,
+    epsilon_p=0.02,
     return_entropy_score=True,
-    eos_id=8,
-  ),
-  'sample_candidates': filled(
-    'sample',
-    top_k=5,
-    num_samples=2,
-    temperature=1.0,
     num_per_token_logprobs=np.array([3, 0], np.int32),
     eos_id=8,
   ),
@@ -138,14 +125,6 @@ SAMPLE = {
     num_samples=2,
     temperature=1.0,
     gumbel_prng_key=np.array([11, 12], np.uint32),
-    eos_id=8,
-  ),
-  'sample_dummy_keys': filled(
-    'sample',
-    top_k=5,
-    num_samples=2,
-    temperature=1.0,
-    gumbel_prng_key=np.array([15753, 15753], np.uint32),
     eos_id=8,
   ),
   'sample_scan': filled(
@@ -177,7 +156,6 @@ SAMPLE = {
     temperature=1.0,
     eos_id=8,
   ),
-  'guidance': pairs(cf_guidance_scale=1.5, eos_id=8),
   'guidance_samples': pairs(2, cf_guidance_scale=[0.5, 2.0], eos_id=8),
   'guidance_array': pairs(
     2,
@@ -251,12 +229,11 @@ BEAM = {
 # With one example: for more, Praxis adds scores of shapes that do not fit.
 FLAT = {
   'flat_1': right('flat', seq_len=6, beam_size=1, eos_id=2, batch=1),
-  'flat_4': right('flat', seq_len=6, beam_size=4, eos_id=2, batch=1),
+  'flat_4': right(
+    'flat', seq_len=6, max_decode_steps=6, beam_size=4, eos_id=2, batch=1
+  ),
   'flat_alpha': right(
     'flat', seq_len=7, beam_size=3, eos_id=8, length_norm_alpha=0.0, batch=1
-  ),
-  'flat_steps': right(
-    'flat', seq_len=5, max_decode_steps=5, beam_size=3, eos_id=2, batch=1
   ),
 }
 
@@ -265,7 +242,7 @@ GROUPS = {'sample': SAMPLE, 'vanilla': VANILLA, 'beam': BEAM, 'flat': FLAT}
 _SAMPLER = ('top_k', 'top_p', 'epsilon_p', 'global_normalize')
 _BEAM = (
   'beam_size tokens_per_beam length_norm_alpha early_exit use_matmul_beam_shuffle '
-  'max_decode_steps min_decode_steps eos_id'
+  'max_decode_steps min_decode_steps eos_id output_id_offset'
 ).split()
 
 

@@ -26,7 +26,7 @@ def _fails(runner, case, what, error=ValueError):
   'change,what',
   [
     ({'seq_len': 0}, 'sequence length for decoding must be > 0, found 0'),
-    ({'seq_len': 3}, 'prefix is longer than the output.*length 4.*length 3'),
+    ({'seq_len': 3}, r'prefix is longer than the output: .*\[2, 4\].* 3'),
     ({'temperature': -1.0}, 'temperature must be >= 0, found -1.0'),
     ({'temperature': np.array([1.0, -2.0])}, 'found -2.0'),
     ({'temperature': np.ones([2, 3])}, r'2D dynamic temperature.*\(2, 2\).*\(2, 3\)'),
@@ -70,7 +70,13 @@ def test_prefixes_longer_than_the_output(runner):
   _fails(runner, case, r'prefix is longer than the output: prefix_lengths \[2, 4\]')
 
 
-def test_prefix_lengths_without_their_length(runner):
+def test_prefix_arrays_longer_than_the_output(runner):
+  case = cases.filled('sample', **SAMPLE, prefix_lengths=np.array([2, 3]))
+  case[3]['seq_len'] = 3
+  _fails(runner, case, 'prefix_ids have length 4.*the sequence length 3')
+
+
+def test_prefix_lengths_without_their_length():
   with pytest.raises(ValueError, match='needs max_prefix_len.*: 4'):
     sample_decode.sample_decode_after_fprop(
       None, None, None, None, None, cases.RIGHT, cases.RIGHT_PADDINGS, 8, 1,
@@ -78,7 +84,7 @@ def test_prefix_lengths_without_their_length(runner):
     )  # fmt: skip
 
 
-@pytest.mark.parametrize('shape', [(2, 0), (2,), (0, 4)])
+@pytest.mark.parametrize('shape', [(2, 0), (0, 4)])
 def test_empty_prefixes(runner, shape):
   method, args, _, kwargs = cases.right('vanilla', top_k=1, max_decode_steps=3)
   empty = np.zeros(shape, np.int32), np.zeros(shape, np.float32)

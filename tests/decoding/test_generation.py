@@ -68,13 +68,13 @@ def test_gradients_through_a_scan_are_those_of_the_forward_pass(runner):
   """d/dw of the log-probabilities of what was sampled, with early_exit off."""
   run, arrays = runner.function(
     cases.filled(
-      'sample', top_k=0, num_samples=1, temperature=1.0, early_exit=False, steps=4
+      'sample', top_k=0, num_samples=1, temperature=1.0, early_exit=False, steps=2
     )
   )
 
   def sampled(variables):
     result, _ = run(variables, jax.random.PRNGKey(0), arrays)
-    logprobs = [result.logprobs[i, 0, n : n + 4] for i, n in enumerate(cases.LENGTHS)]
+    logprobs = [result.logprobs[i, 0, n : n + 2] for i, n in enumerate(cases.LENGTHS)]
     return sum(map(jnp.sum, logprobs)), result.output_ids[:, 0]
 
   def forced(variables, ids):
@@ -83,11 +83,13 @@ def test_gradients_through_a_scan_are_those_of_the_forward_pass(runner):
     return sum(
       scores[i, t - 1, ids[i, t]]
       for i, n in enumerate(cases.LENGTHS)
-      for t in range(n, n + 4)
+      for t in range(n, n + 2)
     )
 
-  (value, ids), got = jax.value_and_grad(sampled, has_aux=True)(runner.variables)
-  want_value, want = jax.value_and_grad(forced)(runner.variables, ids)
+  (value, ids), got = jax.jit(jax.value_and_grad(sampled, has_aux=True))(
+    runner.variables
+  )
+  want_value, want = jax.jit(jax.value_and_grad(forced))(runner.variables, ids)
   np.testing.assert_allclose(value, want_value, rtol=1e-5)
   for name, grad in want['params']['lm'].items():
     assert np.abs(grad).max() > 0.1
@@ -122,28 +124,27 @@ def test_wide_beams_find_the_best_of_all(runner, forward):
       np.testing.assert_allclose(result['scores'][b, k], score, rtol=1e-5)
 
 
-def test_offset_of_output_ids(runner):
+def test_offset_of_output_ids(runner, forward):
   """The newest Praxis adds it to the chosen ids, after their scores are looked up."""
-  plain = runner.run(cases.right('beam', beam_size=2, max_decode_steps=1, eos_id=EOS))
-  hparams = runner.lib.decoder_hparams.BeamSearchHParams(
-    beam_size=2, max_decode_steps=1, eos_id=EOS, output_id_offset=1
+  result = runner.run(
+    cases.right(
+      'beam',
+      beam_size=1,
+      max_decode_steps=2,
+      min_decode_steps=1,
+      eos_id=EOS,
+      output_id_offset=2,
+      length_norm_alpha=0.0,
+    )
   )
-  seen = {}
-
-  def keep(model, result):
-    seen.update(result)
-    return result
-
-  runner.model.apply(
-    runner.variables,
-    hparams,
-    cases.RIGHT,
-    cases.RIGHT_PADDINGS,
-    method='beam',
-    mutable=['decoder_cache'],
-    process_result_fn=keep,
-  )
-  np.testing.assert_array_equal(seen['scores'], plain['scores'])
+  for b, prefix in enumerate(([5, 3], [1, 4, 9, 6])):
+    scores = forward(prefix)[-1].copy()
+    scores[EOS] = -np.inf
+    chosen, n = scores.argmax(), len(prefix)
+    ids = [*prefix, chosen + 2, EOS]
+    np.testing.assert_array_equal(result['output_ids'][b, 0, : n + 2], ids)
+    want = scores[chosen] + forward(ids)[n][EOS]
+    np.testing.assert_allclose(result['scores'][b, 0], want, rtol=1e-5)
 
 
 def test_flat_search_of_several_examples(runner):
@@ -179,17 +180,19 @@ def test_inside_a_haiku_transform(runner):
 
   f = hk.transform_with_state(decode)
   args = (cases.RIGHT, cases.RIGHT_PADDINGS)
-  params, state = f.init(jax.random.PRNGKey(0), *args, 0.0)
+  params, state = jax.jit(f.init)(jax.random.PRNGKey(0), *args, jnp.zeros(2))
   assert list(params) == ['model/lm']
   params = {'model/lm': runner.variables['params']['lm']}
-  step = jax.jit(f.apply, static_argnums=5)
-  greedy, state = step(params, state, jax.random.PRNGKey(0), *args, 0.0)
-  want = runner.run(cases.SAMPLE['greedy_filled'])
-  np.testing.assert_array_equal(greedy.output_ids[:, 0], want['output_ids'][:, 0])
-  np.testing.assert_array_equal(greedy.output_ids[:, 1], want['output_ids'][:, 0])
-  first, _ = step(params, state, jax.random.PRNGKey(1), *args, 2.0)
-  other, _ = step(params, state, jax.random.PRNGKey(2), *args, 2.0)
-  assert (first.output_ids != other.output_ids).any()
+  step = jax.jit(f.apply)
+  greedy, state = step(params, state, jax.random.PRNGKey(0), *args, jnp.zeros(2))
+  want = runner.run(cases.SAMPLE['greedy_filled'])['output_ids'][:, 0]
+  for sample in range(2):
+    np.testing.assert_array_equal(greedy.output_ids[:, sample], want)
+  hot = [
+    step(params, state, jax.random.PRNGKey(i), *args, jnp.full([2], 2.0))[0]
+    for i in (1, 2)
+  ]
+  assert (hot[0].output_ids != hot[1].output_ids).any()
 
 
 def test_streams_results_while_it_runs(runner):

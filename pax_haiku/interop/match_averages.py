@@ -14,25 +14,28 @@ from pax_haiku.interop import mapping as mapping_lib
 from pax_haiku.interop import mapping_expr as ex
 
 LONG = 1_000_000  # steps after which nothing is left of the start
-_KEYS = ('average', 'hidden', 'counter')
+_VALUES = ('average', 'hidden')
+_COUNTER = 'counter'
 
 
 def groups(entries: MappingType[str, Any]) -> list[str]:
-  """Prefixes of entries that are such triples."""
-  return [
-    n.removesuffix('average')
-    for n in entries
-    if n.endswith('/average')
-    and all(n.removesuffix('average') + k in entries for k in _KEYS)
-  ]
+  """Prefixes of entries that are such averages: a counter and one value or both."""
+  prefixes = [n.removesuffix(_COUNTER) for n in entries if n.endswith('/' + _COUNTER)]
+  return [p for p in prefixes if values(entries, p)]
+
+
+def values(entries: MappingType[str, Any], prefix: str) -> list[str]:
+  """Names of an average's values."""
+  return [prefix + key for key in _VALUES if prefix + key in entries]
 
 
 def settle(entries: dict[str, Any], counter: int = LONG) -> None:
   """Makes all averages old: `hidden` equals `average`, in place."""
   for prefix in groups(entries):
-    entries[prefix + 'hidden'] = entries[prefix + 'average']
-    steps = np.asarray(entries[prefix + 'counter'])
-    entries[prefix + 'counter'] = np.full_like(steps, counter)
+    first, *others = values(entries, prefix)
+    entries.update(dict.fromkeys(others, entries[first]))
+    steps = np.asarray(entries[prefix + _COUNTER])
+    entries[prefix + _COUNTER] = np.full_like(steps, counter)
 
 
 def complete(
@@ -40,78 +43,80 @@ def complete(
   source: MappingType[str, Any],
   target: MappingType[str, Any],
 ) -> None:
-  """Adds what follows from one matched entry of a triple to its others, in place."""
+  """Adds what follows from one matched value of an average to the rest, in place."""
   theirs, ours = groups(source), groups(target)
-  rules = {r.name: r for r in mapping.rules}
   for rule in list(mapping.rules):
     names = rule.expr.names()
     if len(names) != 1:
       continue
-    before = next(
-      (p for p in theirs if names[0] in (p + 'average', p + 'hidden')), None
-    )
-    after = next((p for p in ours if rule.name in (p + 'average', p + 'hidden')), None)
+    before = next((p for p in theirs if names[0] in values(source, p)), None)
+    after = next((p for p in ours if rule.name in values(target, p)), None)
     if before and after:
-      _both(mapping, rules, rule, before, after)
+      _both(mapping, rule, before, after, source, target)
     elif before:
-      _shrink(mapping, rules, rule, before, source)
+      _shrink(mapping, rule, before, source)
     elif after:
-      _grow(mapping, rules, rule, after, target)
+      _grow(mapping, rule, after, target)
 
 
-def _add(mapping, rules, name, expr, note, way='=') -> None:
-  if (way, name) not in rules and (way != '=' or name not in rules):
-    rule = mapping_lib.Rule(name, expr, note, way)
-    rules[(way, name)] = rule
-    if way != 'back':
-      rules[name] = rule
-    mapping.rules.append(rule)
+def _add(mapping, name, expr, note, way='=') -> None:
+  """Adds a rule unless there is one, or nothing to make it of."""
+  made = {(r.way == 'back', r.name) for r in mapping.rules}
+  if expr is not None and (way == 'back', name) not in made:
+    mapping.rules.append(mapping_lib.Rule(name, expr, note, way))
 
 
-def _both(mapping, rules, rule, before, after) -> None:
-  """A triple for a triple: the same key of the same average."""
-  old = rule.expr.names()[0]
-  key = rule.name.removeprefix(after)
-  if old != before + key:  # they had equal values
-    mapping.rules[mapping.rules.index(rule)] = mapping_lib.Rule(
-      rule.name, _renamed(rule.expr, before + key), rule.note
-    )
-  for other in _KEYS:
-    expr = ex.Ref(before + other)
-    if other != 'counter':
-      expr = _renamed(rule.expr, before + other)
-    _add(mapping, rules, after + other, expr, f'{rule.note}; goes with {key}')
-
-
-def _shrink(mapping, rules, rule, before, source) -> None:
-  """Three entries of the source for one of the target."""
+def _replace(mapping, rule, expr) -> None:
   at = mapping.rules.index(rule)
-  expr = _renamed(rule.expr, before + 'average')
   mapping.rules[at] = mapping_lib.Rule(rule.name, expr, rule.note)
-  back = _inverse(expr, rule.name, source[before + 'average'])
-  _add(mapping, rules, before + 'hidden', back, 'the average itself', 'back')
+
+
+def _both(mapping, rule, before, after, source, target) -> None:
+  """An average for an average: each key for its like."""
+  key = rule.name.removeprefix(after)
+  if before + key in source:  # the values of a settled average are equal
+    _replace(mapping, rule, renamed(rule.expr, before + key))
+  note = f'{rule.note}; goes with {key}'
+  for name in values(target, after):
+    like = before + name.removeprefix(after)
+    like = like if like in source else values(source, before)[0]
+    _add(mapping, name, renamed(rule.expr, like), note)
+  _add(mapping, after + _COUNTER, ex.Ref(before + _COUNTER), note)
+  used = {n for r in mapping.rules if r.way != 'back' for n in r.expr.names()}
+  for name in values(source, before):
+    if name not in used:
+      back = _inverse(rule.expr, rule.name)
+      _add(mapping, name, back, 'the average itself', 'back')
+
+
+def _shrink(mapping, rule, before, source) -> None:
+  """Several entries of the source for one of the target."""
+  first, *others = values(source, before)
+  expr = renamed(rule.expr, first)
+  _replace(mapping, rule, expr)
+  for name in others:
+    back = _inverse(expr, rule.name)
+    _add(mapping, name, back, 'the average itself', 'back')
   _add(
     mapping,
-    rules,
-    before + 'counter',
-    _long(source[before + 'counter']),
+    before + _COUNTER,
+    _long(source[before + _COUNTER]),
     'an old average',
     'back',
   )
 
 
-def _grow(mapping, rules, rule, after, target) -> None:
-  """One entry of the source for three of the target."""
-  if rule.name != after + 'average':
-    mapping.rules.remove(rule)
-    rules.pop(rule.name, None)
-    _add(mapping, rules, after + 'average', rule.expr, rule.note)
-  _add(mapping, rules, after + 'hidden', rule.expr, 'the average itself', 'forth')
+def _grow(mapping, rule, after, target) -> None:
+  """One entry of the source for several of the target."""
+  first, *others = values(target, after)
+  mapping.rules.remove(rule)
+  _add(mapping, first, rule.expr, rule.note)
+  for name in others:
+    _add(mapping, name, rule.expr, 'the average itself', 'forth')
   _add(
     mapping,
-    rules,
-    after + 'counter',
-    _long(target[after + 'counter']),
+    after + _COUNTER,
+    _long(target[after + _COUNTER]),
     'an old average',
     'forth',
   )
@@ -122,18 +127,18 @@ def _long(counter) -> ex.Expr:
   return ex.Full(LONG, counter.shape, str(counter.dtype))
 
 
-def _renamed(expr: ex.Expr, name: str) -> ex.Expr:
+def renamed(expr: ex.Expr, name: str) -> ex.Expr:
   """The same layout operations on another entry."""
   if isinstance(expr, ex.Ref):
     return ex.Ref(name)
   return type(expr)(
-    _renamed(expr.x, name), **{f: v for f, v in vars(expr).items() if f != 'x'}
+    renamed(expr.x, name), **{f: v for f, v in vars(expr).items() if f != 'x'}
   )
 
 
-def _inverse(expr: ex.Expr, target: str, like) -> ex.Expr:
+def _inverse(expr: ex.Expr, target: str) -> ex.Expr | None:
   """What the source's array is, from the target's entry."""
-  steps, shape = [], np.shape(like)
+  steps = []
   while not isinstance(expr, ex.Ref):
     steps.append(expr)
     expr = expr.x
@@ -144,5 +149,5 @@ def _inverse(expr: ex.Expr, target: str, like) -> ex.Expr:
     elif isinstance(step, ex.Reshape):
       result = ex.reshape(result, step.new, step.old)
     else:
-      raise ex.MappingError(f'{target}: an average of shape {shape} made by {step}')
+      return None  # a part of an array
   return result

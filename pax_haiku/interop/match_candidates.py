@@ -75,6 +75,10 @@ def is_free(uses: set, var: int, part=None) -> bool:
   )
 
 
+def _squeezed(shape) -> tuple[int, ...]:
+  return tuple(n for n in shape if n != 1)
+
+
 class Candidates:
   """Candidates for pieces of `target` among pieces of `source`."""
 
@@ -103,7 +107,24 @@ class Candidates:
     fit.sort(key=lambda s: self._rank(t, s))
     return [
       Candidate(self._expr(t, self.source.canonical(s)), ((s, None),)) for s in fit
-    ]
+    ] + self._as_stored(t, uses)
+
+  def _as_stored(self, t: int, uses: set) -> list[Candidate]:
+    """Pieces of the same shape that are used in other ways, such as a table of
+    positions that is added in one program and multiplied with a matrix of ones in the
+    other."""
+    piece, contact = self.target.graph.pieces[t], self.target.contacts[t]
+    out = []
+    for s in self._order:
+      other = self.source.graph.pieces[s]
+      if (
+        _squeezed(other.shape) == _squeezed(piece.shape)
+        and self.source.contacts[s].shape != contact.shape
+        and is_free(uses, s)
+      ):
+        x = ex.reshape(other.expr, other.shape, piece.shape)
+        out.append(Candidate(x, ((s, None),)))
+    return out
 
   def _expr(self, t: int, canonical: ex.Expr) -> ex.Expr:
     return self.target.contacts[t].original(canonical)

@@ -139,7 +139,7 @@ def _units(mapping, entries) -> list[list[str]]:
   for name in used:
     group = next((p for p in averages if name.startswith(p)), None)
     if group is not None:
-      units[group] = [group + 'average', group + 'hidden']
+      units[group] = match_averages.values(entries, group)
       if name.endswith('counter'):
         units[name] = [name]
     elif jnp.issubdtype(np.asarray(entries[name]).dtype, jnp.inexact):

@@ -243,7 +243,8 @@ class Search:
   def _specs(self, t: int) -> list[tuple]:
     """How the matrices were composed whose product `t` meets."""
     partner = self.target.contacts[t].partner
-    mask = self.target.masks.get(partner, 0) if isinstance(partner, int) else 0
+    # Beside a constant (`b + 1`) the product is met later.
+    mask = self.target.masks.get(partner, -1) if isinstance(partner, int) else -1
     return [
       c.spec for v, c in self.found.items() if c.spec and self.target.masks[v] & mask
     ][-2:]

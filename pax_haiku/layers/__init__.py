@@ -15,10 +15,12 @@ from pax_haiku.layers import (
   einsum,
   embedding_softmax,
   frnn,
+  grouped_query_attention,
   haiku_module,
   linears,
   losses,
   models,
+  multi_query_attention,
   normalizations,
   poolings,
   repeats,
@@ -83,6 +85,7 @@ from pax_haiku.layers.embedding_softmax import (
   TrainablePositionalEmbedding,
 )
 from pax_haiku.layers.frnn import FRnn, LstmFrnn, StackFrnn
+from pax_haiku.layers.grouped_query_attention import GroupedQueryAttention
 from pax_haiku.layers.haiku_module import HaikuModule
 from pax_haiku.layers.linears import (
   Bias,
@@ -167,6 +170,7 @@ __all__ = [
   'GShardSharedEmbeddingSoftmax',
   'GlobalPooling',
   'GroupNorm',
+  'GroupedQueryAttention',
   'HaikuModule',
   'Identity',
   'IdentityNorm',
@@ -235,10 +239,12 @@ __all__ = [
   'einsum',
   'embedding_softmax',
   'frnn',
+  'grouped_query_attention',
   'haiku_module',
   'linears',
   'losses',
   'models',
+  'multi_query_attention',
   'normalizations',
   'poolings',
   'project_last_dim',

@@ -144,7 +144,10 @@ class DotProductAttention(AttentionFields):
       self.do_eval and not self.atten_dropout.dropout_at_eval
     ):
       return 'there is dropout'
-    if self._wants_logit_summaries():
+    if (
+      self._wants_logit_summaries()
+      and fused_attention.get_attention_implementation() == 'auto'
+    ):
       return 'summaries of logits are wanted'
     return None
 

@@ -56,7 +56,8 @@ class LocalSelfAttention(DotProductAttention):
   """Self-attention to `left_context` keys up to a query and `right_context` after it.
 
   Cost grows with the length times the window. There is no bias by distance, except
-  `simulated`; `scale_logits_by_head_dims` counts `simulated` and in `extend_step` only.
+  `simulated`; `scale_logits_by_head_dims` counts in the `simulated` call only, as in
+  Pax.
 
   Attributes:
     block_size: queries that are computed together; None: `max(1, right_context,
@@ -166,7 +167,7 @@ class LocalSelfAttention(DotProductAttention):
     logits = self.qk_einsum('BNH,BSNH->BNS', self._scale_query(query), key)
     if relative_bias is not None:
       logits += _padded_slice(jnp.squeeze(relative_bias, 2), start, size, 2, 0)
-    logits = self._cap_logits(self._scale_logits(logits)).astype(jnp.float32)
+    logits = self._cap_logits(logits).astype(jnp.float32)
     probs = self._softmax(logits + mask).astype(key.dtype)
     encoded = self.pv_einsum('BNS,BSNH->BNH', probs, value)
     if self.zero_fully_masked:

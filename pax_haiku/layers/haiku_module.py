@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle
-from pax_haiku.core.metaclass import UNBOUND, LayerMeta
+from pax_haiku.core.metaclass import BOUND, UNBOUND, LayerMeta
 
 _EXAMPLE = 'pax_fiddle.Config(hk.nets.MLP, [64, 10])'
 # The streams that drive a hosted module, the first that is given.
@@ -98,7 +98,8 @@ class HaikuModule(base_layer.BaseLayer):
     made = fdl.get_callable(tpl)
     if inspect.isclass(made) and inspect.isfunction(getattr(made, name, None)):
       return functools.partial(self.call_method, name)
-    if self._pax_phase == UNBOUND:
+    waits_for_setup = self._pax_phase == BOUND and self._pax_has_setup
+    if self._pax_phase == UNBOUND or waits_for_setup:
       return super().__getattr__(name)
     value = getattr(self.module, name)
     is_method = inspect.ismethod(value)

@@ -199,6 +199,23 @@ def test_methods():
   )
 
 
+def test_a_subclass_with_children_of_its_own():
+  class Biased(HaikuModule):
+    def setup(self):
+      self.create_child('bias', Config(layers.Bias, dims=2))
+
+    def __call__(self, x):
+      return self.bias(super().__call__(x))
+
+  layer = Config(Biased, name='biased', module_tpl=Config(hk.Linear, 2)).Instantiate()
+  variables = layer.init(KEY, X)
+  assert harness.shapes(variables['params']) == {
+    'linear': {'w': (3, 2), 'b': (2,)}, 'bias': {'b': (2,)}}
+  method = lambda layer: (layer.bias.dims, layer.input_size)  # noqa: E731
+  found = layer.apply(variables, method=method)
+  assert found == (2, None)
+
+
 def test_method_first_makes_the_same_names():
   net = hk.transform(lambda x: host(noisy()).Instantiate().encode(x))
   assert set(net.init(KEY, X)) == {'host/noisy', 'host/noisy/~encode/code'}

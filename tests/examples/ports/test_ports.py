@@ -74,3 +74,17 @@ def test_a_wrong_port_is_told():
   port.port.layers[0].activation_tpl.cls = layers.GELU
   proof = port_proof.prove(port, mapping)
   assert not proof.ok and min(proof.outputs, proof.gradients) > 1e-2
+
+
+def test_lines_of_code():
+  table = importlib.import_module('table')
+  text = '''
+  def f(x):
+    """Says
+    what."""
+
+    # A comment.
+    return (x +
+            1)
+  '''
+  assert table.code_lines(text) == 3

@@ -101,9 +101,7 @@ def update_topk_scores_with_eos(
   return mask, jnp.einsum('bk,bjk->bj', scores, one_hot), best
 
 
-def post_process(
-  result: NestedMap, eos_id: int, max_decoding_steps: int
-) -> NestedMap:
+def post_process(result: NestedMap, eos_id: int, max_decoding_steps: int) -> NestedMap:
   """Reads the ids of the ended hypotheses and puts end-of-sequence behind them.
 
   Args:
@@ -191,9 +189,7 @@ def flat_beam_search(
     _, ids, state.hyp_scores, chosen = beam_math.two_stage_topk(
       logits, state.hyp_scores, [eos_id]
     )
-    state.beam_mask = update_beam_mask(
-      state.beam_mask, chosen // beam_size, step + 1
-    )
+    state.beam_mask = update_beam_mask(state.beam_mask, chosen // beam_size, step + 1)
     new_ids = jnp.where(state.done, 0, beam_math.gather_output_id(ids, chosen))
     state.done = state.done | (new_ids == eos_id)
     state.output_ids = state.output_ids.at[step + 1].set(new_ids)

@@ -225,5 +225,3 @@ def _finish(
   del result.end_ids, result.end_decode_lengths, result.end_scores_norm
   del result.hyp_scores, result.step, result.start_step
   return result
-
-

@@ -151,6 +151,4 @@ class CacheLengths:
 def check_at_most(name: str, value: int, what: str, limit: int) -> None:
   """Raises a ValueError if `value` exceeds a limit."""
   if value > limit:
-    raise ValueError(
-      f'{name} must be at most {what}, {limit}, found {value}.'
-    )
+    raise ValueError(f'{name} must be at most {what}, {limit}, found {value}.')

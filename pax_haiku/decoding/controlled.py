@@ -5,9 +5,8 @@ rows then keep the first of every `block_num_samples`, which the sampler has mad
 best (it reorders the rows in the state of the loop), and are lazily broadcast again.
 """
 
-import jax.numpy as jnp
-
 from pax_haiku.core import lifted_loop
+from pax_haiku.decoding import sample_loop
 from pax_haiku.decoding.types import ControlledDecodingHParams, NestedMap
 
 
@@ -66,10 +65,6 @@ def run(
       transform_state_fn(model, keep_first(settings.block_num_samples))
       lazy_broadcast_prefix_fn(model, settings.block_num_samples, end - ends[i - 1])
     last = min(seq_len - 1, start + end)
-    state = lifted_loop.while_loop(
-      model,
-      lambda s, last=last: (s.step < last) & ~jnp.all(s.done),
-      body,
-      state,
-    )
+    go_on = sample_loop.go_on_until(last)
+    state = lifted_loop.while_loop(model, go_on, body, state)
   return state

@@ -12,6 +12,7 @@ from pax_haiku.decoding import (
   controlled,
   mesh,
   sample_inputs,
+  sample_loop,
   sample_result,
   sample_step,
   samplers,
@@ -265,8 +266,12 @@ def sample_decode_after_fprop(
       f'off, found eos_id={eos_id!r}, use_top_k_for_logprobs={use_top_k_for_logprobs}.'
     )
   if num_samples > 1:
-    _broadcast_caches(
-      model, transform_state_fn, lazy_broadcast_prefix_fn, num_samples, caches,
+    sample_loop.broadcast_caches(
+      model,
+      transform_state_fn,
+      lazy_broadcast_prefix_fn,
+      num_samples,
+      caches,
       (controlled_decoding and controlled_decoding.interval)
       or stages[0] + (0 if controlled_decoding else 1),
     )
@@ -304,7 +309,7 @@ def sample_decode_after_fprop(
     stream=result_callback
     and streaming.Stream(result_callback, rows, start_step, candidates),
   )
-  state = _first_state(body, seq_len, start_step, return_entropy_score)
+  state = sample_loop.first_state(body, seq_len, start_step, return_entropy_score)
   state = next_token_sampler.init_decode_loop_state(
     state, model, prefix_ids.shape[0], eos
   )
@@ -313,11 +318,17 @@ def sample_decode_after_fprop(
 
   if controlled_decoding:
     state = controlled.run(
-      model, body, state, seq_len, controlled_decoding, stages,
-      transform_state_fn, lazy_broadcast_prefix_fn,
+      model,
+      body,
+      state,
+      seq_len,
+      controlled_decoding,
+      stages,
+      transform_state_fn,
+      lazy_broadcast_prefix_fn,
     )
   elif early_exit:
-    state = _run_stages(
+    state = sample_loop.run_stages(
       model, body, state, seq_len, stages, transform_state_fn, caches
     )
   else:
@@ -335,86 +346,17 @@ def sample_decode_after_fprop(
   if return_result_for_suffix_score:
     return state
   result = sample_result.finish(
-    state, rows, prefix_ids, prefix_paddings, prefix_lengths, body.max_prefix_len,
+    state,
+    rows,
+    prefix_ids,
+    prefix_paddings,
+    prefix_lengths,
+    body.max_prefix_len,
     next_token_sampler.post_process_decode_loop_state,
   )
   if num_samples > 1 and sort_samples:
     return sample_result.sort_samples_by_scores(result, top_k_recall_target)
   return result
-
-
-def _broadcast_caches(
-  model, transform_state_fn, lazy_broadcast_prefix_fn, num_samples, caches, steps
-) -> None:
-  """Makes the caches of B examples those of B * num_samples rows.
-
-  With lazy broadcast the prefix's last token moves into the samples' part: it is the
-  input of the first step.
-  """
-  if lazy_broadcast_prefix_fn is not None:
-    transform_state_fn(model, state_fns.slice_state_fn(0, -1))
-    lazy_broadcast_prefix_fn(model, num_samples, steps)
-  elif transform_state_fn is not None:
-    repeat = state_fns.batch_broadcast_state_fn(num_samples)
-    transform_state_fn(model, caches.watch(repeat))
-
-
-def _first_state(
-  body: sample_step.SampleStep, seq_len: int, start_step: int, with_entropy: bool
-) -> NestedMap:
-  """The state before the loop. A log-probability of 1.0 is a blank."""
-  ids = body.prefix_ids
-  rows = ids.shape[0]
-  output_ids = jnp.zeros((rows, seq_len), jnp.int32)
-  if body.max_prefix_len is None:
-    ids = ids[:, :1]
-    position = jnp.zeros([rows], jnp.int32)
-  else:
-    position = body.prefix_lengths - 1
-  state = NestedMap(
-    start_step=start_step,
-    step=start_step,
-    output_ids=output_ids.at[:, : ids.shape[1]].set(ids.astype(jnp.int32)),
-    segment_pos=position,
-    done=jnp.zeros([rows], bool),
-    has_eos=jnp.zeros([rows], bool),
-    decode_lengths=jnp.full_like(body.prefix_lengths, seq_len),
-    logprobs=jnp.ones((rows, seq_len), jnp.float32),
-  )
-  if body.num_per_token_logprobs is not None:
-    shape = (rows, seq_len, sample_step.MAX_NUM_PER_TOKEN_LOGPROBS)
-    state.top_candidate_ids = jnp.zeros(shape, jnp.int32)
-    state.top_candidate_logprobs = jnp.ones(shape, jnp.float32)
-  if body.optimize_eos:
-    state.eos_logprobs = jnp.ones((rows, seq_len), jnp.float32)
-    state.eos_ids = jnp.zeros((rows, seq_len), jnp.float32)
-  if with_entropy:
-    state.entropy = jnp.zeros((rows, seq_len), jnp.float32)
-  return state
-
-
-def go_on_until(last_step):
-  """The loop's condition: steps are left, and rows that have not ended."""
-  return lambda state: (state.step < last_step) & ~jnp.all(state.done)
-
-
-def _run_stages(model, body, state, seq_len, stages, transform_state_fn, caches):
-  """One loop for each stage of `max_decode_steps`, caches growing in between."""
-  before = None
-  for steps in stages:
-    if before is not None:
-      grow = state_fns.pad_state_fn(steps - before)
-      transform_state_fn(model, caches.watch(grow))
-    last = min(seq_len - 1, body_start(body) + steps)
-    caches.check(last, 'sample_decode')
-    state = lifted_loop.while_loop(model, go_on_until(last), body, state)
-    before = steps
-  return state
-
-
-def body_start(body: sample_step.SampleStep) -> int:
-  """The step at which the loop begins."""
-  return 0 if body.max_prefix_len is None else body.max_prefix_len - 1
 
 
 def greedy_decode(

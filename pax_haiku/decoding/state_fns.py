@@ -35,9 +35,7 @@ def slice_state_fn(slice_start: int, slice_limit: int) -> DecodeStateTransformFn
     if time_dim < 0:
       return x
     length = x.shape[time_dim]
-    start, limit = (
-      i + length if i < 0 else i for i in (slice_start, slice_limit)
-    )
+    start, limit = (i + length if i < 0 else i for i in (slice_start, slice_limit))
     return jax.lax.slice_in_dim(x, start, limit, axis=time_dim)
 
   return cut

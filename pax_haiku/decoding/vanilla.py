@@ -12,6 +12,7 @@ from pax_haiku.decoding import (
   checks,
   mesh,
   sample_inputs,
+  sample_loop,
   sample_step,
   state_fns,
   types,
@@ -116,7 +117,7 @@ def vanilla_sample_decode(
       return state
 
     result = lifted_loop.while_loop(
-      model, lambda s: (s.step < seq_len - 1) & ~jnp.all(s.done), body, state
+      model, sample_loop.go_on_until(seq_len - 1), body, state
     )
   result.prefix_lengths = prefix_lengths
   result.prefix_ids = prefix_ids

@@ -8,9 +8,7 @@ import pytest
 from pax_haiku import pax_fiddle, py_utils, token_samplers
 from pax_haiku.py_utils import NestedMap
 
-LOGITS = np.array(
-  [[0.1, 2.0, -1.0, 1.5, 0.3], [3.0, -2.0, 0.0, 0.2, 2.9]], np.float32
-)
+LOGITS = np.array([[0.1, 2.0, -1.0, 1.5, 0.3], [3.0, -2.0, 0.0, 0.2, 2.9]], np.float32)
 LOWEST = py_utils.get_large_negative_number(jnp.float32)
 
 

@@ -97,7 +97,11 @@ def weighted_scalars(model: fdl.Config) -> Callable[[dict[str, jax.Array]], dict
   """
 
   def forward(batch):
-    metrics, _ = base_layer.instantiate(model)(inputs(batch))
+    read = inputs(batch)
+    if model.fprop_dtype is not None and 'paddings' in read:
+      # float32 paddings would make float32 of all that they are multiplied with.
+      read.paddings = jnp.asarray(read.paddings, model.fprop_dtype)
+    metrics, _ = base_layer.instantiate(model)(read)
     mean, weight = metrics.avg_xent
     result: dict[str, tuple[Any, Any]] = {
       'loss': metrics.total_loss,

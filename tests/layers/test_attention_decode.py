@@ -91,27 +91,31 @@ def step_mask(last, length=LENGTH, batch=1):
   return jnp.asarray(hidden(np.arange(length) > last))[None, None].repeat(batch, 0)
 
 
-def pad(x, _, time_dim):
-  widths = [(0, 0)] * x.ndim
-  widths[time_dim] = (0, LENGTH - x.shape[time_dim])
-  return jnp.pad(x, widths)
+def forget(x, _, time_dim):
+  """Zeros for all steps but those of the prefix."""
+  shape = [1] * x.ndim
+  shape[time_dim] = LENGTH
+  return x * jnp.reshape(jnp.arange(LENGTH) < PREFIX, shape)
 
 
-def prefilled(layer, variables, length=PREFIX):
-  """Variables with the cache of the first tokens, as long as the whole sequence."""
-  x, mask = X[:, :length], CAUSAL[:, :, :length, :length]
-  pos = POS[:, :length]
-  _, cache = harness.apply(
-    layer, variables, x, x, x, mask, pos, pos, do_eval=True, mutable=['decoder_cache']
-  )
-  _, cache = harness.apply(
-    layer,
-    {**variables, **cache},
-    pad,
-    method='transform_decode_state',
-    mutable=['decoder_cache'],
-  )
-  return {**variables, **cache}
+def run(layer, variables, *args):
+  """What the call gives, and variables with the cache of the first tokens."""
+
+  @jax.jit
+  def call(variables):
+    (out, _), cache = harness.apply(
+      layer, variables, *args, do_eval=True, mutable=['decoder_cache']
+    )
+    _, cache = harness.apply(
+      layer,
+      {**variables, **cache},
+      forget,
+      method='transform_decode_state',
+      mutable=['decoder_cache'],
+    )
+    return out, {**variables, **cache}
+
+  return call(variables)
 
 
 def steps(layer, variables, segment_pos):
@@ -144,8 +148,8 @@ def test_steps_give_what_the_call_gives(name):
   cls, fields = LAYERS[name]
   args = (X, X, X, CAUSAL, POS, POS)
   layer, variables = make(cls, *args, **fields)
-  expected = harness.apply(layer, variables, *args, do_eval=True)[0][0]
-  got = steps(layer, prefilled(layer, variables), segment_pos=name == 'rotary')
+  expected, variables = run(layer, variables, *args)
+  got = steps(layer, variables, segment_pos=name == 'rotary')
   np.testing.assert_allclose(got, expected[:, PREFIX:], **CLOSE)
 
 
@@ -181,16 +185,21 @@ def test_samples_of_one_prefix(cls, fields, tokens):
     cls, whole, whole, whole, mask, use_rotary_position_emb=True, **fields
   )
   expected = harness.apply(layer, variables, whole, whole, whole, mask)[0][0]
-  got, cache = harness.apply(
-    layer,
-    variables,
-    X[:, :PREFIX],
-    continuations,
-    tokens,
-    do_eval=True,
-    method=samples_of_a_prefix,
-    mutable=['decoder_cache', 'prefix_decoder_cache'],
-  )
+
+  @jax.jit
+  def sample(variables):
+    return harness.apply(
+      layer,
+      variables,
+      X[:, :PREFIX],
+      continuations,
+      tokens,
+      do_eval=True,
+      method=samples_of_a_prefix,
+      mutable=['decoder_cache', 'prefix_decoder_cache'],
+    )
+
+  got, cache = sample(variables)
   np.testing.assert_allclose(got, expected[:, PREFIX:], **CLOSE)
   heads = () if cls is MQALPB else (2,)
   assert cache['decoder_cache']['key_state'].shape == (2, 3, 2, *heads, 4)
@@ -200,7 +209,7 @@ def test_samples_of_one_prefix(cls, fields, tokens):
 
 def test_cross_attention_repeats_the_cache_for_samples():
   layer, variables = make(Attention, X, X, X, CAUSAL, **FIELDS)
-  variables = prefilled(layer, variables)
+  _, variables = run(layer, variables, X, X, X, CAUSAL)
   queries = jnp.asarray(harness.noise(6, 8, seed=5))
   out, cache = harness.apply(
     layer,
@@ -236,7 +245,8 @@ def test_query_normalization_is_left_out_of_steps_as_in_pax():
   params = variables['params']
   without = {k: v for k, v in params.items() if not k.startswith('layer_norm')}
   expected = harness.apply(plain, {'params': without}, *args, do_eval=True)[0][0]
-  got = steps(layer, prefilled(layer, variables), segment_pos=False)
+  _, variables = run(layer, variables, *args)
+  got = steps(layer, variables, segment_pos=False)
   np.testing.assert_allclose(got, expected[:, PREFIX:], **CLOSE)
 
 
@@ -252,7 +262,7 @@ def test_cache_is_written_only_if_it_may_be():
 @pytest.fixture(scope='module')
 def ready():
   layer, variables = make(Attention, X, X, X, CAUSAL, **FIELDS)
-  return layer, prefilled(layer, variables)
+  return layer, run(layer, variables, X, X, X, CAUSAL)[1]
 
 
 @pytest.mark.parametrize(
@@ -302,7 +312,7 @@ def test_there_must_be_a_cache():
   [
     ('init_states', (2, 5)),
     ('lazy_broadcast_prefix', (2, 5)),
-    ('right_align_decode_state_with_prefix', (2, pad)),
+    ('right_align_decode_state_with_prefix', (2, forget)),
   ],
 )
 def test_what_is_not_implemented_says_what_to_do(ready, method, args):

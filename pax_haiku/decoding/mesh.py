@@ -40,7 +40,8 @@ def maybe_reshard_mdl_for_decode(
 
   Returns:
     `model`. Under a user's own Haiku transform parameters cannot be replaced; there
-    only non-trainable variables and caches move.
+    only non-trainable variables and caches move. Random keys stay those of the model;
+    Praxis binds the model anew and draws others.
 
   Raises:
     ValueError: `model_var_pspecs` is missing.

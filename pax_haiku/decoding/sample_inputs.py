@@ -54,11 +54,13 @@ class Rows:
     return x if x is None or n == 1 else jnp.repeat(x, n, axis=0)
 
   def per_row(self, x: JTensor | None, name: str) -> JTensor | None:
-    """An argument per example, `[examples, ...]`, repeated for its samples."""
+    """An argument per example, `[examples, ...]` or one for all, for each row."""
     if x is None:
       return None
     x = jnp.asarray(x)
-    if x.ndim == 0 or x.shape[0] != self.examples:
+    if x.ndim == 0:
+      x = jnp.full([self.examples], x)
+    if x.shape[0] != self.examples:
       raise ValueError(
         f'Dynamic {name} must have shape ({self.examples}, ...), one entry for each '
         f'example{" pair" if self.guided else ""} of the batch, found {x.shape}.'

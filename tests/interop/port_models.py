@@ -90,19 +90,41 @@ class Fused(base_layer.BaseLayer):
   by_head: bool = False
 
   def setup(self):
-    self.create_variable('qkv', WeightHParams([DIM, 3 * DIM]))
-    self.create_variable('qkv_bias', WeightHParams([3 * DIM]))
-    self.create_variable('post', WeightHParams([DIM, HEADS, WIDTH]))
-    self.create_variable('post_bias', WeightHParams([DIM]))
+    self.create_variable('qkv_w', WeightHParams([DIM, 3 * DIM]))
+    self.create_variable('qkv_b', WeightHParams([3 * DIM]))
+    self.create_variable('post_w', WeightHParams([DIM, HEADS, WIDTH]))
+    self.create_variable('post_b', WeightHParams([DIM]))
 
   def __call__(self, x):
     theta, heads = self.theta, (*x.shape[:2], HEADS, WIDTH)
-    y = x @ theta.qkv + theta.qkv_bias
+    y = x @ theta.qkv_w + theta.qkv_b
     if self.by_head:
       y = y.reshape(*x.shape[:2], HEADS, 3 * WIDTH)
     q, k, v = (a.reshape(heads) for a in jnp.split(y, 3, -1))
-    mixed = jnp.einsum('btnh,dnh->btd', attend(q, k, v), theta.post)
-    return x + mixed + theta.post_bias
+    mixed = jnp.einsum('btnh,dnh->btd', attend(q, k, v), theta.post_w)
+    return x + mixed + theta.post_b
+
+
+class PaxAttention(base_layer.BaseLayer):
+  """The port of `hk_attention` with Pax's own layer."""
+
+  def setup(self):
+    self.create_child(
+      'atten',
+      Config(
+        layers.DotProductAttention,
+        input_dim=DIM,
+        hidden_dim=DIM,
+        num_heads=HEADS,
+        combine_qkv=True,
+        internal_enable_per_dim_scale=False,
+        scale_query_by_dim_per_head=True,
+      ),
+    )
+
+  def __call__(self, x):
+    mask = jnp.zeros([1, 1, x.shape[1], x.shape[1]])
+    return x + self.atten(x, x, x, mask)[0]
 
 
 # -- Recurrence ------------------------------------------------------------------------

@@ -84,15 +84,21 @@ def test_stacks_a_list_of_layers():
 ATTENTION = normal(2, 2, 5, models.DIM)
 
 
-@pytest.mark.parametrize('by_head', [False, True])
-def test_fuses_projections(by_head):
-  port = Config(models.Fused, by_head=by_head, name='net')
+@pytest.mark.parametrize(
+  'port, fused, post',
+  [
+    (Config(models.PaxAttention, name='net'), 'atten/combined_qkv/', 'atten/post/w'),
+    (Config(models.Fused, by_head=True, name='net'), 'qkv_', 'post_w'),
+  ],
+  ids=['of Pax', 'by head'],
+)
+def test_fuses_projections(port, fused, post):
   mapping = interop.match(models.hk_attention, port, ATTENTION)
   assert not mapping.ambiguous
   notes = {r.name: r.note for r in mapping.rules}
-  assert notes['params:qkv'] == notes['params:post'] == 'proved'
+  assert notes[f'params:{fused}w'] == notes[f'params:{post}'] == 'proved'
   # A key's bias moves all logits of a row alike, and softmax takes no notice.
-  assert notes['params:qkv_bias'] == (
+  assert notes[f'params:{fused}b'] == (
     'by values, the output does not depend on params:multi_head_attention/key/b'
   )
   same_function(mapping, models.hk_attention, port, ATTENTION)

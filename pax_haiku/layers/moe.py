@@ -222,7 +222,7 @@ class TransformerFeedForwardMoe(base_layer.BaseLayer):
     if self.norm_policy in ('pre', 'primer_hybrid'):
       pre = self.norm_policy == 'primer_hybrid'
       x = self.pre_layer_norm(x) if pre else self.layer_norm(x)
-    parts.add_detail(self, 'input_norm_rms', lambda: parts.rms(x))
+      parts.add_detail(self, 'input_norm_rms', lambda: parts.rms(x))
 
     dense = self.gating_func == 'dense_top2'
     out, aux_loss = (
@@ -234,7 +234,8 @@ class TransformerFeedForwardMoe(base_layer.BaseLayer):
       out = self.post_layer_norm(out)
     elif self.norm_policy == 'post':
       out = self.layer_norm(out)
-    parts.add_detail(self, 'output_norm_rms', lambda y=out: parts.rms(y))
+    if self.norm_policy in ('primer_hybrid', 'post'):
+      parts.add_detail(self, 'output_norm_rms', lambda y=out: parts.rms(y))
 
     out = self.residual_dropout(out)
     if self.add_skip_connection:

@@ -140,9 +140,8 @@ class DotProductAttention(AttentionFields):
       return 'zero_fully_masked is set'
     if self.ngrammer_tpl is not None:
       return 'ngrammer_tpl is set'
-    if self.atten_dropout_prob and not (
-      self.do_eval and not self.atten_dropout.dropout_at_eval
-    ):
+    at_eval = getattr(self.atten_dropout, 'dropout_at_eval', True)
+    if self.atten_dropout_prob and (at_eval or not self.do_eval):
       return 'there is dropout'
     if (
       self._wants_logit_summaries()

@@ -106,9 +106,8 @@ class MultiQueryDotProductAttention(MultiQueryFields):
     ):
       if getattr(self, name) != plain:
         return f'{name} is set'
-    if self.atten_dropout_prob and not (
-      self.do_eval and not self.atten_dropout.dropout_at_eval
-    ):
+    at_eval = getattr(self.atten_dropout, 'dropout_at_eval', True)
+    if self.atten_dropout_prob and (at_eval or not self.do_eval):
       return 'there is dropout'
     return None
 

@@ -235,3 +235,12 @@ def test_setting():
   assert attentions.set_attention_implementation('auto') == 'xla'
   with pytest.raises(ValueError, match="'auto', 'xla', 'cudnn', 'jax'.*found 'tpu'"):
     attentions.set_attention_implementation('tpu')
+
+
+def test_dropout_of_training_is_no_hindrance_in_evaluation(asked):
+  layer = harness.build(attentions.DotProductAttention, atten_dropout_prob=0.1,
+                        **FIELDS)
+  with attention_implementation('jax'):
+    mask = StructuredMask(causal=True)
+    jax.eval_shape(lambda: harness.init(layer, X, X, X, mask, do_eval=True))
+  assert asked

@@ -27,9 +27,6 @@ CASES = [
     xl('no-dims', rel_pos_emb_dim=0, raises='ValueError'),
     local('default', dtypes=DTYPES, **GRADS),
     local('full-mask', X, FULL, **GRADS),
-    local('simulated-full-mask', X, FULL, simulated=True,
-          relative_bias_tpl=None),
-    local('blocks-of-2', block_size=2, right_context=0),
     local('one-step-left-of-block', block_size=2, left_context=3, right_context=2),
     local('cap', atten_logit_cap=0.8),
     local('dropout', atten_dropout_prob=0.3),
@@ -45,8 +42,6 @@ CASES = [
     local_xl('simulated', simulated=True, raises='ValueError', known={
         'error': 'Praxis 1.4.0 raises while it words its ValueError'}),
     biased('default', dtypes=DTYPES, **GRADS),
-    biased('blocks-of-1', block_size=1, left_context=2),
     sloped('default', dtypes=DTYPES, **GRADS),
-    sloped('four-heads', num_heads=4, right_context=2),
     sloped('three-heads', num_heads=3, dim_per_head=4, raises='TypeError'),
 ]

@@ -7,7 +7,6 @@ from praxis_compare.cases.attentions import (
     FULL,
     GRADS,
     MESH,
-    NONE,
     ONCE,
     POS,
     WT,
@@ -32,8 +31,6 @@ step = family('grouped_query_attention.GroupedQueryAttention', PREFIX, CAUSAL, S
 
 CASES = [
     gqa('default', **BOTH),
-    gqa('no-mask', X, NONE, POS, use_bias=False),
-    gqa('boolean-mask', X, FULL != 0, POS),
     gqa('mask-of-heads', X, HEADS, POS),
     gqa('one-kv-head', num_kv_heads=1, rope_min_max_timescales=(1, 100)),
     gqa('rope', rope_min_max_timescales=(1, 100), dtypes=DTYPES,
@@ -48,5 +45,4 @@ CASES = [
     step('decode', dtypes=DTYPES),
     step('decode-rope', PREFIX, CAUSAL, STEPS, PREFIX_POS, np.array([1, 3], np.int32),
          rope_min_max_timescales=(1, 100)),
-    step('decode-one-kv-head', num_kv_heads=1, rope_min_max_timescales=(1, 100)),
 ]

@@ -63,7 +63,9 @@ flags.DEFINE_bool('repeat', None, 'Scan over the blocks instead of unrolling the
 flags.DEFINE_string('remat', None, 'What of a block to keep for gradients: a policy.')
 flags.DEFINE_bool('plain', False, 'Time a hand-written model of plain JAX as well.')
 flags.DEFINE_integer('steps', 10, 'Training steps of a round.', lower_bound=1)
-flags.DEFINE_integer('rounds', 3, 'Rounds, of which the fastest counts.', lower_bound=1)
+flags.DEFINE_integer(
+  'rounds', 3, 'Rounds, of which the fastest counts. 0: compile only.', lower_bound=0
+)
 FLAGS = flags.FLAGS
 
 
@@ -92,28 +94,34 @@ def measure(make_step, make_state, advance, num_steps: int, units: int) -> dict:
   lower_s, lowered = seconds_of(traced.lower)
   compile_s, compiled = seconds_of(lowered.compile)
   memory = compiled.memory_analysis()
-  state, *others = jax.jit(make_state)()
-  state = advance(state, compiled(state, *others))  # warm-up
-  times = []
-
-  def round_(state):
-    for _ in range(num_steps):
-      state = advance(state, compiled(state, *others))
-    return state
-
-  for _ in range(FLAGS.rounds):
-    jax.block_until_ready(state)
-    elapsed, state = seconds(round_, state)
-    times.append(elapsed / num_steps)
+  step_s = fastest(compiled, make_state, advance, num_steps) if FLAGS.rounds else None
   return {
-    'tokens_per_s': units / min(times),
-    'step_ms': 1e3 * min(times),
+    'tokens_per_s': units / step_s if step_s else None,
+    'step_ms': 1e3 * step_s if step_s else None,
     'trace_s': trace_s,
     'lower_s': lower_s,
     'compile_s': compile_s,
     'temp_bytes': getattr(memory, 'temp_size_in_bytes', None),
     'peak_bytes': devices.peak_bytes(),
   }
+
+
+def fastest(compiled, make_state, advance, num_steps: int) -> float:
+  """Returns the seconds of a call in the fastest round."""
+  state, *others = jax.jit(make_state)()
+  state = advance(state, compiled(state, *others))  # warm-up
+
+  def one_round(state):
+    for _ in range(num_steps):
+      state = advance(state, compiled(state, *others))
+    return state
+
+  times = []
+  for _ in range(FLAGS.rounds):
+    jax.block_until_ready(state)
+    elapsed, state = seconds(one_round, state)
+    times.append(elapsed / num_steps)
+  return min(times)
 
 
 def seconds_of(function: Callable[[], Any]) -> tuple[float, Any]:
@@ -200,7 +208,9 @@ def decode(shape: lm_shapes.LmShape) -> dict:
     1,
     shape.batch_size * FLAGS.tokens,
   )
-  return {**result, 'step_ms': result['step_ms'] / FLAGS.tokens}
+  if result['step_ms']:
+    result['step_ms'] /= FLAGS.tokens  # of one token of each row
+  return result
 
 
 def _after(params, output):
@@ -223,7 +233,8 @@ def main() -> None:
   flops = shape.flops_per_token() if training else 2 * shape.num_weights()
   for each in filter(None, (result, plain)):
     peak = devices.peak_flops()
-    each['mfu'] = each['tokens_per_s'] * flops / peak if peak else None
+    speed = each['tokens_per_s']
+    each['mfu'] = speed * flops / peak if peak and speed else None
   line = {
     'config': FLAGS.config,
     'mode': FLAGS.mode,
@@ -239,7 +250,8 @@ def main() -> None:
   }
   if plain:
     line['plain'] = plain
-    line['speed_over_plain'] = result['tokens_per_s'] / plain['tokens_per_s']
+    if FLAGS.rounds:
+      line['speed_over_plain'] = result['tokens_per_s'] / plain['tokens_per_s']
   print(json.dumps(line))
 
 

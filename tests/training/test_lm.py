@@ -53,7 +53,7 @@ def trained():
   return model, state, batch, metrics, forward
 
 
-@pytest.mark.parametrize('name, millions', [('126m', 124), ('1b', 1311)])
+@pytest.mark.parametrize('name, millions', [('126m', 124), ('1b', 1312)])
 def test_named_shapes_have_their_sizes(name, millions):
   """Counted on the model itself, without computing anything."""
   shape = lm_shapes.shape(name, length=16, batch_size=1)
@@ -157,7 +157,7 @@ def test_repeat_and_bfloat16_are_the_same_model(trained, changes, rtol):
       theirs, _ = other.apply(stacked(params), {}, None, batch)
     return ours['loss'][0], theirs['loss'][0]
 
-  # A random order of tokens, which the model finds hard: losses of size 5.
+  # Tokens in random order, which the model finds hard.
   ids = np.random.default_rng(0).permutation(batch['ids'].ravel()).reshape(8, 16)
   ours, theirs = losses(state.params, {**batch, 'ids': ids})
   np.testing.assert_allclose(theirs, ours, rtol=rtol)

@@ -58,8 +58,8 @@ class Rows:
     if x is None:
       return None
     x = jnp.asarray(x)
-    if x.ndim == 0:
-      x = jnp.full([self.examples], x)
+    if x.ndim == 0 or x.shape[0] == 1:
+      x = jnp.broadcast_to(x, (self.examples, *x.shape[1:]))
     if x.shape[0] != self.examples:
       raise ValueError(
         f'Dynamic {name} must have shape ({self.examples}, ...), one entry for each '

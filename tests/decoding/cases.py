@@ -61,6 +61,7 @@ SAMPLE = {
   'greedy_stepped_steps': stepped('greedy', max_decode_steps=3, eos_id=8),
   'greedy_filled': filled('greedy', eos_id=8),
   'greedy_filled_stages': filled('greedy', steps=[5, 2, 9], eos_id=8),
+  'greedy_bf16': filled('greedy', eos_id=8, bf16=True),
   'greedy_seqlen_1': stepped('greedy', seq_len=1, prefix_lengths=None),
   'sample_top_k': stepped('sample', top_k=5, num_samples=1, temperature=1.0, eos_id=8),
   'sample_all': filled('sample', top_k=0, num_samples=1, temperature=0.7, eos_id=8),
@@ -223,6 +224,7 @@ BEAM = {
   'beam_matmul': right(
     'beam', beam_size=3, max_decode_steps=5, eos_id=2, use_matmul_beam_shuffle=True
   ),
+  'beam_bf16': right('beam', beam_size=3, max_decode_steps=5, eos_id=2, bf16=True),
   'beam_lazy': right('beam', lazy=True, beam_size=3, max_decode_steps=5, eos_id=2),
 }
 
@@ -256,6 +258,9 @@ class Runner:
     key = jax.random.PRNGKey(WEIGHTS_SEED)
     Config, instantiate = self.lib.pax_fiddle.Config, self.lib.base_layer.instantiate
     self.model = instantiate(Config(self.layers.ToyModel, name='model'))
+    self.low = instantiate(
+      Config(self.layers.ToyModel, name='model', fprop_dtype=jnp.bfloat16)
+    )
     self.outer = instantiate(Config(self.layers.Outer, name='outer'))
     self.variables = self.model.init(key, LEFT, LEFT_PADDINGS)
     params = self.variables['params']
@@ -288,6 +293,7 @@ class Runner:
     args, kwargs = self._arguments(method, args, kwargs)
     rows = kwargs.pop('batch', ids.shape[0])
     layer = self.outer if method == 'nested' else self.model
+    layer = self.low if kwargs.pop('bf16', False) else layer
     name = 'sample' if method == 'nested' else method
     is_array = lambda x: isinstance(x, np.ndarray)  # noqa: E731
     arrays = {k: v for k, v in kwargs.items() if is_array(v)}

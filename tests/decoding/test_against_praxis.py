@@ -2,7 +2,9 @@
 
 The numbers come from tools/record_decoding.py. Ids, lengths and keys must be the same.
 Scores may differ by 1e-5 of their size: both sides sum the same few float32 numbers, by
-the matrix products of two versions of XLA.
+the matrix products of two versions of XLA. With bfloat16 layers (`_bf16`) logits may
+differ by their last bit, 2**-6 between 2 and 4, and what is computed from two of them
+by twice that.
 """
 
 import pathlib
@@ -40,7 +42,10 @@ def test_decodes_as_praxis(group, name, runner, recorded):
   for key, value in want.items():
     assert got[key].dtype == value.dtype, key
     if np.issubdtype(value.dtype, np.floating):
-      np.testing.assert_allclose(got[key], value, rtol=1e-5, atol=1e-5, err_msg=key)
+      tolerance = 2**-5 if name.endswith('_bf16') else 1e-5
+      np.testing.assert_allclose(
+        got[key], value, rtol=tolerance, atol=tolerance, err_msg=key
+      )
     else:
       np.testing.assert_array_equal(got[key], value, err_msg=key)
 

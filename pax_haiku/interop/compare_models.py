@@ -145,6 +145,13 @@ def compare_models(
   unknown = sorted(set(made) - set(target.entries))
   if unknown:
     raise mapping_lib.MappingError('not in the target: ' + ', '.join(unknown))
+  misfits = [
+    f'{n} has shape {x.shape} by the mapping, {np.shape(target.entries[n])} in the port'
+    for n, x in made.items()
+    if x.shape != np.shape(target.entries[n])
+  ]
+  if misfits:
+    raise mapping_lib.MappingError('; '.join(misfits))
   remarks = _uncovered(mapping, source, target)
   rows = []
   if given is not None:

@@ -51,8 +51,8 @@ def tokens(ids):
   return jnp.where(ids[..., None] > 3, hk.RMSNorm(-1)(x), x)
 
 
-def loop(x):
-  return hk.experimental.layer_stack(2)(lambda x: jnp.tanh(hk.Linear(4)(x)))(x)
+def loop(x, layers=2):
+  return hk.experimental.layer_stack(layers)(lambda x: jnp.tanh(hk.Linear(4)(x)))(x)
 
 
 def noisy(x):
@@ -150,6 +150,20 @@ def test_scaffolds_run_and_match(folder, capsys, name, inputs, made):
   assert run('verify', folder, name, inputs, report=str(folder / f'{name}.json')) == 0
   report = json.loads((folder / f'{name}.json').read_text())
   assert report['ok'] and report['rows']
+
+
+def test_scaffolds_of_evaluation(folder):
+  """The init of `images` needs `is_training=True`; its port keeps `False`."""
+  given = dict(kwargs='{"is_training": false}', init_kwargs='{}', eval=True)
+  code = make_port(folder, 'images', IMAGES, **given)
+  assert 'self.batch_norm(self.conv2_d(x), False)' in code
+
+
+def test_scaffolds_that_host_keep_arguments(folder):
+  code = make_port(folder, 'loop', 'f32[2,4]', kwargs='{"layers": 3}')
+  assert 'import port_haiku_models' in code
+  assert 'function=lambda *args: port_haiku_models.loop(*args' in code
+  compile(code, 'port.py', 'exec')
 
 
 @pytest.fixture(scope='module')
@@ -349,6 +363,18 @@ def test_files_that_do_not_fit(folder, tmp_path):
   )
   bad('verify', 'm.map cannot be read', **given)
   assert commands.run('match', options(**given)) == 0
+  text = (
+    (tmp_path / 'm.map')
+    .read_text()
+    .replace('rms_norm/scale = params:', 'rms_norm/scale = reshape(params:')
+    .replace('rms_norm/scale  ', 'rms_norm/scale, [4], [2,2])  ')
+  )
+  (tmp_path / 'bent.map').write_text(text)
+  bad(
+    'verify',
+    r'rms_norm/scale has shape \(2, 2\) by the mapping, \(4,\) in',
+    **{**given, 'mapping': str(tmp_path / 'bent.map')},
+  )
   interop.save_checkpoint(tmp_path / 'c.npz', {'params:other/w': np.ones(2)})
   checkpoint = str(tmp_path / 'c.npz')
   bad(

@@ -80,13 +80,15 @@ def do_scaffold(o: Any) -> int:
       f'{type(function).__name__}'
     )
   args = inputs(o)
-  original(o, args)  # refuses inputs that it does not take
+  tree = original(o, args).tree  # refuses inputs that it does not take
   found = specs.load_object(o.model, '--model')
   reference = f'{found.__module__}.{found.__qualname__}'
   if kwargs:
     reference = f'lambda *args: {reference}(*args, **{kwargs!r})'
   origin = f'{found.__module__}:{found.__qualname__}'
-  made = scaffold.scaffold(function, origin, reference, args, o.class_name)
+  made = scaffold.scaffold(
+    function, origin, reference, args, o.class_name, (tree['params'], tree['state'])
+  )
   files.write_text(o.out, made.code)
   print(
     f'{o.out}: {made.layers} Pax layers, {made.hosted} hosted'

@@ -68,21 +68,27 @@ class _Call:
 
 
 def scaffold(
-  function: Callable, origin: str, reference: str, args, name: str = 'Net'
+  function: Callable,
+  origin: str,
+  reference: str,
+  args,
+  name: str = 'Net',
+  variables: tuple[Any, Any] | None = None,
 ) -> Scaffold:
   """Writes the port of `function`.
 
   Args:
     function: uses Haiku modules.
     origin: for the docstrings, `package.module:function`.
-    reference: code that names the function, for hosting; its module is imported.
+    reference: code that names the function, for hosting; `origin`'s module is imported.
     args: its inputs.
     name: of the class.
+    variables: its (params, state), or their shapes; None: from its init.
   """
   wide = _with_batch(args)
   for inputs in (wide, args) if wide is not None else (args,):
     try:
-      return _Scaffolder(function, inputs).write(origin, name)
+      return _Scaffolder(function, inputs, variables).write(origin, name)
     except CannotWriteError as error:
       reason = str(error)
   return _hosted(origin, reference, name, reason, function, args)
@@ -107,18 +113,20 @@ def _identifier(module: str) -> str:
 class _Scaffolder:
   """One attempt, on inputs of one shape."""
 
-  def __init__(self, function, args):
+  def __init__(self, function, args, variables):
     self.function, self.args = function, args
     self.transformed = hk.transform_with_state(function)
-    key = jax.random.PRNGKey(0)
     try:
-      shapes = jax.eval_shape(self.transformed.init, key, *args)
+      if variables is None:
+        key = jax.random.PRNGKey(0)
+        variables = jax.eval_shape(self.transformed.init, key, *args)
+      else:  # only to see that it takes such inputs
+        jax.eval_shape(self.transformed.apply, *variables, None, *args)
     except Exception as error:
-      raise CannotWriteError(f'init fails with such inputs: {error}') from error
-    self.params, self.state = shapes
+      raise CannotWriteError(f'it fails with such inputs: {error}') from error
+    self.params, self.state = variables
     self.children: dict[str, scaffold_layers.Child] = {}
     self.calls: list[_Call] = []
-    self.modules: dict[str, hk.Module] = {}
 
   # -- Tracing -----------------------------------------------------------------------
 
@@ -329,7 +337,12 @@ def _without_dead_code(jaxpr):
 def _argument_names(function, args) -> list[tuple[str, Any]]:
   """(code, array) of each leaf of the inputs."""
   try:
-    names = list(inspect.signature(function).parameters)
+    parameters = inspect.signature(function).parameters.values()
+    names = [
+      p.name
+      for p in parameters
+      if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
   except (TypeError, ValueError):
     names = []
   names += [f'x{i}' for i in range(len(names), len(args))]
@@ -408,7 +421,7 @@ def _file(origin, name, body, imports) -> str:
 
 def _hosted(origin, reference, name, reason, function, args) -> Scaffold:
   """A port that hosts the whole function."""
-  module = reference.rpartition('.')[0]
+  module = origin.partition(':')[0]
   names = ', '.join(a for a, _ in _argument_names_or_x(function, args))
   body = (
     '  def setup(self):\n'

@@ -1,5 +1,6 @@
 """What the command line names: models, inputs, checkpoints."""
 
+import functools
 import importlib
 import json
 import os
@@ -82,7 +83,7 @@ def load_model(name: str, flag: str, kwargs: dict[str, Any]) -> Any:
   if made is not None:
     return made
   if kwargs:
-    return lambda *args: found(*args, **kwargs)
+    return functools.partial(found, **kwargs)
   return found
 
 

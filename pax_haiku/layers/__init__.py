@@ -22,6 +22,7 @@ from pax_haiku.layers import (
   models,
   multi_query_attention,
   normalizations,
+  pipeline,
   poolings,
   repeats,
   resnets,
@@ -113,6 +114,9 @@ from pax_haiku.layers.normalizations import (
   RmsNormNoScale,
   compute_moments,
 )
+from pax_haiku.layers.pipeline import (
+  LayerwiseShardablePipelined,
+)
 from pax_haiku.layers.poolings import GlobalPooling, Pooling, Pooling1D
 from pax_haiku.layers.repeats import Repeat
 from pax_haiku.layers.resnets import ResNet, ResNetBlock
@@ -129,6 +133,7 @@ from pax_haiku.layers.transformer_models import (
   TransformerLm,
 )
 from pax_haiku.layers.transformers import (
+  PipelinedTransformer,
   StackedTransformer,
   StackedTransformerRepeated,
   Transformer,
@@ -178,6 +183,7 @@ __all__ = [
   'LanguageModelType',
   'LayerNorm',
   'LayerNormalizedLstmCellSimple',
+  'LayerwiseShardablePipelined',
   'LeakyReLU',
   'LightConv1D',
   'Linear',
@@ -190,6 +196,7 @@ __all__ = [
   'MLPBlock',
   'MaskedLmDataAugmenter',
   'PerDimScale',
+  'PipelinedTransformer',
   'Pooling',
   'Pooling1D',
   'PositionalEmbedding',
@@ -246,6 +253,7 @@ __all__ = [
   'models',
   'multi_query_attention',
   'normalizations',
+  'pipeline',
   'poolings',
   'project_last_dim',
   'repeats',

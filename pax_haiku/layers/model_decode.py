@@ -100,18 +100,19 @@ def _prefix_lengths(model: Any, batch: NestedMap) -> JTensor:
 
 def _prefill(model: Any, params: DecoderHParams, batch: NestedMap) -> Prefill:
   lengths = _prefix_lengths(model, batch)
+  batch_ids, batch_paddings = jnp.asarray(batch.ids), jnp.asarray(batch.paddings)
   if not params.fprop_for_prefix:
-    count = batch.ids.shape[0]
+    count = batch_ids.shape[0]
     return Prefill(
-      ids=jnp.zeros([count, 1], batch.ids.dtype),
-      paddings=jnp.ones([count, 1], batch.paddings.dtype),
-      loop_ids=batch.ids,
-      loop_paddings=batch.paddings,
+      ids=jnp.zeros([count, 1], batch_ids.dtype),
+      paddings=jnp.ones([count, 1], batch_paddings.dtype),
+      loop_ids=batch_ids,
+      loop_paddings=batch_paddings,
       prefix_lengths=lengths,
       seqlen=params.seqlen,
     )
   ids, paddings = sample_decode.right_align_prefix_ids(
-    batch.ids, lengths, batch.paddings.dtype
+    batch_ids, lengths, batch_paddings.dtype
   )
   length = ids.shape[1]
   fewest, most = _steps(params)
@@ -353,16 +354,17 @@ def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
       'prefix; set fprop_for_prefix=False.'
     )
   src, tgt = batch.src, batch.tgt
-  count = tgt.ids.shape[0]
-  ids, paddings = tgt.ids[:, :1], tgt.paddings[:, :1]
+  target_ids, target_paddings = jnp.asarray(tgt.ids), jnp.asarray(tgt.paddings)
+  count = target_ids.shape[0]
+  ids, paddings = target_ids[:, :1], target_paddings[:, :1]
   if searches:
     paddings = jnp.ones_like(paddings)
   lengths = batch.get('prefix_lengths')
   prefill = Prefill(
     ids=ids,
     paddings=paddings,
-    loop_ids=tgt.ids,
-    loop_paddings=tgt.paddings,
+    loop_ids=target_ids,
+    loop_paddings=target_paddings,
     prefix_lengths=jnp.zeros([count], jnp.int32) if lengths is None else lengths,
     seqlen=params.seqlen,
   )

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pax_haiku import base_layer, pax_fiddle
 from pax_haiku.layers import (
+  pipelined_transformer,
   repeated_transformer,
   stacked_transformer,
 )
@@ -15,7 +16,9 @@ LayerTpl = pax_fiddle.Config[base_layer.BaseLayer]
 def innermost_stack(tpl: LayerTpl) -> LayerTpl:
   """The template of the stack that a pipeline or a repeated stack is made of."""
   while True:
-    if issubclass(tpl.cls, repeated_transformer.StackedTransformerRepeated):
+    if issubclass(tpl.cls, pipelined_transformer.PipelinedTransformer):
+      tpl = tpl.pipeline_stage
+    elif issubclass(tpl.cls, repeated_transformer.StackedTransformerRepeated):
       tpl = tpl.block
     else:
       return tpl
@@ -25,6 +28,7 @@ def _stacks() -> list[type]:
   return [
     stacked_transformer.StackedTransformer,
     repeated_transformer.StackedTransformerRepeated,
+    pipelined_transformer.PipelinedTransformer,
   ]
 
 

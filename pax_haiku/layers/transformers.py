@@ -1,6 +1,7 @@
 """Transformer layers: a facade under their Pax name."""
 
 from pax_haiku.layers.moe import TransformerFeedForwardMoe
+from pax_haiku.layers.pipelined_transformer import PipelinedTransformer
 from pax_haiku.layers.repeated_transformer import (
   PipelineCompatibleStackedTransformerRepeated,
   StackedTransformerRepeated,
@@ -15,6 +16,7 @@ from pax_haiku.layers.transformer_masks import (
 
 __all__ = [
   'PipelineCompatibleStackedTransformerRepeated',
+  'PipelinedTransformer',
   'StackedTransformer',
   'StackedTransformerRepeated',
   'Transformer',

@@ -79,6 +79,9 @@ LANGUAGE_MODELS = [
         'transformers.StackedTransformer', num_layers=1, hidden_dims=5, num_heads=2,
         moe_layers=[0], num_experts=3, num_groups=2)),
     lm('repeated', stacked_transformer_tpl=REPEATED, modes=('train',)),
+    lm('pipelined', modes=('train',), grads=False, stacked_transformer_tpl=cfg(
+        'transformers.PipelinedTransformer', pipeline_stage=STACK,
+        num_pipeline_stages=2, num_pipeline_microbatches=2)),
     lm('decode', STEPS, IDS, PAD, **DECODE),
     lm('decode-packed', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE),
     lm('decode-repeated', STEPS, IDS, PAD, stacked_transformer_tpl=REPEATED, **DECODE),

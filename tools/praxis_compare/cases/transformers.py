@@ -263,4 +263,14 @@ REPEATED = [
     repeated('decode-scanned', STEPS, X, PAD, unroll_in_decode=False, **DECODE_STACK),
 ]
 
-CASES = [*FEED_FORWARD, *MIXTURES, *GATING, *BLOCKS, *STACKS, *REPEATED]
+pipelined = family('transformers.PipelinedTransformer', X, np.array(PAD, np.int32),
+                   pipeline_stage=STACK, num_pipeline_stages=2,
+                   num_pipeline_microbatches=2, dtypes=FLOAT32, grads=False)
+
+PIPELINED = [
+    pipelined('default', modes=('train',)),
+    pipelined('packed-circular', kwargs=PACKED, circular_repeat=2, modes=('eval',)),
+    pipelined('no-stages', num_pipeline_stages=None, raises='AssertionError'),
+]
+
+CASES = [*FEED_FORWARD, *MIXTURES, *GATING, *BLOCKS, *STACKS, *REPEATED, *PIPELINED]

@@ -51,25 +51,37 @@ def named(patterns: Sequence[str]) -> list[Document]:
   """Returns the documents that file names and patterns such as `books/*.txt` name.
 
   `**` stands for any number of directories. A file that several patterns match counts
-  once. Documents are sorted by path.
+  once. Documents are sorted by path, and called by what follows the fixed directories
+  of their pattern, so that moving all of them changes nothing.
 
   Raises:
     UserError: A pattern matches no file, or a file is empty or no text.
   """
-  paths: set[Path] = set()
+  names: dict[Path, str] = {}
   for pattern in patterns:
-    found = glob.glob(str(Path(pattern).expanduser()), recursive=True)
-    files = [Path(name) for name in found if Path(name).is_file()]
+    expanded = Path(pattern).expanduser()
+    found = map(Path, glob.glob(str(expanded), recursive=True))
+    files = [path for path in found if path.is_file()]
     if not files:
       raise UserError(f'--data {pattern!r} matches no file')
-    paths.update(files)
+    root = _fixed_part(expanded)
+    for path in files:
+      names.setdefault(path, path.relative_to(root).as_posix())
   documents = []
-  for path in sorted(paths):
+  for path in sorted(names):
     text = _text(path)
     if not text:
       raise UserError(f'the data file {str(path)!r} is empty')
-    documents.append(Document(str(path), text))
+    documents.append(Document(names[path], text))
   return documents
+
+
+def _fixed_part(pattern: Path) -> Path:
+  """Returns the directories of a pattern before the first wildcard."""
+  for parent in pattern.parents:
+    if not glob.has_magic(str(parent)):
+      return parent
+  return Path()
 
 
 def split(
@@ -89,14 +101,13 @@ def split(
   """
   if len(documents) == 1:
     return _cut(documents[0], held_out)
-  ranked = sorted(
-    documents, key=lambda d: (hashlib.sha256(d.name.encode('utf-8')).digest(), d.name)
-  )
+  hashes = [hashlib.sha256(d.name.encode('utf-8')).digest() for d in documents]
+  ranked = sorted(range(len(documents)), key=lambda i: hashes[i])
   count = min(max(1, round(len(documents) * held_out)), len(documents) - 1)
-  chosen = {document.name for document in ranked[:count]}
+  chosen = set(ranked[:count])
   return (
-    [d for d in documents if d.name not in chosen],
-    [d for d in documents if d.name in chosen],
+    [d for i, d in enumerate(documents) if i not in chosen],
+    [d for i, d in enumerate(documents) if i in chosen],
   )
 
 

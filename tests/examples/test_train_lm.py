@@ -55,7 +55,7 @@ def text(tmp_path_factory):
   """A flag that names three files of text."""
   directory = tmp_path_factory.mktemp('text')
   for name in 'abc':
-    (directory / f'{name}.txt').write_text(f'the {name} and the {name}, ' * 40)
+    (directory / f'{name}.txt').write_text('the cat and the dog, ' * 40)
   return f'--data={directory}/*.txt'
 
 
@@ -76,9 +76,8 @@ def test_learns_and_says_so(whole):
     assert line.startswith(f'step    {step} | held out: accuracy ')
     assert line.endswith(' tokens/s')
   results = [r for r in history(log_dir) if r['set'] == 'held_out']
-  # By chance it would be 8 bits; the name of the held-out file is new to the model.
-  assert results[-1]['bits_per_byte'] < 3.2
-  assert results[-1]['accuracy'] > 0.7 > results[0]['accuracy']
+  # By chance it would be 8 bits; the held-out text is like that which was learnt.
+  assert results[-1]['bits_per_byte'] < 1.5 < results[0]['bits_per_byte'] < 8
   assert f'bits_per_byte {results[-1]["bits_per_byte"]:.4f}' in lines[-4]
   assert (log_dir / 'curves.png').read_bytes().startswith(b'\x89PNG')
 
@@ -109,7 +108,7 @@ def test_tensorboard_has_numbers_layers_histograms_and_a_sample(whole):
   }
   assert {tag: kinds.get(tag) for tag in expected} == expected
   assert 'mfu' not in kinds  # the peak of a CPU is not known
-  assert texts['sample/text_summary'][0].startswith(b'    the ')
+  assert texts['sample/text_summary'][0].startswith(b'    the cat and the dog')
 
 
 def test_interrupted_and_resumed_run_equals_an_uninterrupted_one(

@@ -29,6 +29,9 @@ def test_patterns_name_each_file_once(tmp_path):
     (tmp_path / name).write_text(name)
   found = text_files.named([f'{tmp_path}/**/*.txt', f'{tmp_path}/a.txt'])
   assert [document.text for document in found] == ['a.txt', 'b.txt', 'deep/c.txt']
+  assert [document.name for document in found] == ['a.txt', 'b.txt', 'deep/c.txt']
+  (alone,) = text_files.named([f'{tmp_path}/deep/c.txt'])
+  assert alone.name == 'c.txt'
 
 
 def test_bytes_that_are_not_utf_8_are_kept(tmp_path):
@@ -65,6 +68,8 @@ def test_split_of_few_documents_leaves_both_sides_some():
   for count in (2, 3):
     train, held_out = text_files.split(documents(count), 0.05)
     assert (len(train), len(held_out)) == (count - 1, 1)
+  same_name = [Document('a', 'x'), Document('a', 'y')]
+  assert list(map(len, text_files.split(same_name))) == [1, 1]
   train, held_out = text_files.split([Document('a', 'x' * 100)], 0.05)
   assert [len(part[0].text) for part in (train, held_out)] == [95, 5]
   with pytest.raises(UserError, match='too short'):

@@ -84,7 +84,6 @@ LANGUAGE_MODELS = [
         num_pipeline_stages=2, num_pipeline_microbatches=2)),
     lm('decode', STEPS, IDS, PAD, **DECODE),
     lm('decode-packed', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE),
-    lm('decode-repeated', STEPS, IDS, PAD, stacked_transformer_tpl=REPEATED, **DECODE),
     lm('decode-later', STEPS, IDS, PAD, kwargs={'start_time_step': 3}, **DECODE),
     lm('bad-dims', raises='AssertionError', stacked_transformer_tpl=cfg(
         'transformers.StackedTransformer', num_layers=1, model_dims=3, hidden_dims=5,

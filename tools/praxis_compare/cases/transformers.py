@@ -255,12 +255,10 @@ repeated = family('transformers.StackedTransformerRepeated', X, np.array(PAD, np
 
 REPEATED = [
     repeated('default', modes=('train',)),
-    repeated('packed', kwargs=PACKED, modes=('eval',), grads=False),
     repeated('named', repeat_layer_name='pipeline', sublayer_name='body', x_times=4,
              nd_prefix_shape=[2, 2], return_intermediate_outputs=True, modes=('eval',),
              grads=False),
     repeated('decode', STEPS, X, PAD, **DECODE_STACK),
-    repeated('decode-scanned', STEPS, X, PAD, unroll_in_decode=False, **DECODE_STACK),
 ]
 
 pipelined = family('transformers.PipelinedTransformer', X, np.array(PAD, np.int32),

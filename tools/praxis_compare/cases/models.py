@@ -31,8 +31,6 @@ LANGUAGE_MODELS = [
     task('count-tokens', count_tokens=True, modes=('train', 'eval'), grads=False),
     task('strict', EXAMPLES, report_strict_acc=True, apply_eval_sample_weights=True,
          modes=('eval',), grads=False),
-    task('strict-unweighted', EXAMPLES, report_strict_acc=True, modes=('eval',),
-         grads=False),
 ]
 
 
@@ -66,11 +64,9 @@ decoded = family('models.LanguageModel', PROMPT, lm_tpl=LM, dtypes=FLOAT32, **CA
 SAMPLED = 'SampleDecoderHParams'
 
 DECODED = [
-    decoded('greedy', method=settings('GreedyDecoderHParams', seqlen=9)),
     decoded('greedy-prefilled', method=settings('GreedyDecoderHParams', **PREFILLED)),
     decoded('sample', method=settings(SAMPLED, num_samples=2, k=3, temperature=0.8,
                                       **PREFILLED)),
-    decoded('sample-stepped', method=settings(SAMPLED, k=0, p=0.7, seqlen=9)),
     decoded('beam', method=settings('BeamSearchHParams', beam_size=2, **PREFILLED)),
     decoded('no-length', method=settings('GreedyDecoderHParams'), raises='ValueError'),
 ]

@@ -70,7 +70,7 @@ class Checkpointer:
       return
     stored = _stored(state)
     if self._in_background and jax.default_backend() == 'cpu':
-      # Here orbax would read the arrays themselves, which the next update overwrites.
+      # Here orbax may read the arrays' own memory, which the next update reuses.
       stored = jax.tree.map(jax.numpy.copy, stored)
     self._manager.save(step, args=self._args.StandardSave(stored))
 

@@ -10,7 +10,9 @@ from pax_haiku import base_layer, pax_fiddle, pytypes
 from pax_haiku.layers import (
   checkpoint_policy,
   dot_product_attention,
+  grouped_query_attention,
   moe,
+  multi_query_attention,
   stochastics,
   structured_masks,
   transformer,
@@ -180,8 +182,14 @@ class StackedTransformer(base_layer.BaseLayer):
     """Whether all blocks are known to pass a structured mask to who understands it."""
 
     def knows(tpl: LayerTpl) -> bool:
-      known = dot_product_attention.DotProductAttention
-      return issubclass(tpl.cls, known) and tpl.cls.__call__ is known.__call__
+      return any(
+        issubclass(tpl.cls, known) and tpl.cls.__call__ is known.__call__
+        for known in (
+          dot_product_attention.DotProductAttention,
+          grouped_query_attention.GroupedQueryAttention,
+          multi_query_attention.MultiQueryDotProductAttention,
+        )
+      )
 
     def passes(block: base_layer.BaseLayer) -> bool:
       if type(block).__call__ is not transformer.Transformer.__call__:

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from pax_haiku import pax_fiddle
-from pax_haiku.layers import attentions, transformers
+from pax_haiku.layers import (
+  attentions,
+  grouped_query_attention,
+  multi_query_attention,
+  transformers,
+)
 from tests.layers import harness
 
 X = harness.noise(2, 6, 4)
@@ -66,6 +71,25 @@ def test_no_float_mask_is_made_unless_needed(packed):
   if packed:
     given = {'segment_mask': attentions.segment_mask(SEGMENTS)}
     np.testing.assert_array_equal(call(X), layer.apply(variables, X, PAD, **given))
+
+
+@pytest.mark.parametrize(
+  'attention',
+  [
+    multi_query_attention.MultiQueryDotProductAttention,
+    grouped_query_attention.GroupedQueryAttention,
+  ],
+)
+def test_other_attentions_take_structured_masks(attention):
+  tpl = stack(mask_self_attention=True, num_layers=1, dim_per_head=2)
+  tpl.transformer_layer_params_tpl.tr_atten_tpl = pax_fiddle.Config(attention)
+  layer, kwargs = tpl.Instantiate(), {'segment_pos': np.tile(np.arange(6), (2, 1))}
+  variables = harness.randomize(harness.init(layer, X, PAD, **kwargs))
+  structured = layer.apply(variables, X, PAD, **kwargs)
+  no_segments = {'segment_mask': jnp.zeros([2, 1, 6, 6])}
+  array = layer.apply(variables, X, PAD, **kwargs, **no_segments)
+  # The same, but for products that are summed in another order.
+  np.testing.assert_allclose(structured, array, atol=1e-6)
 
 
 def test_no_paddings_are_zero_paddings():

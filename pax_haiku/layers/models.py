@@ -1,5 +1,12 @@
 """Tasks: models with their losses and metrics. A facade under their Pax name."""
 
+from pax_haiku.decoder_hparams import (
+  BeamSearchHParams,
+  DecoderHParams,
+  FlatBeamSearchHParams,
+  GreedyDecoderHParams,
+  SampleDecoderHParams,
+)
 from pax_haiku.layers.bert_model import BertModel
 from pax_haiku.layers.classification_models import (
   ClassificationMLPModel,
@@ -15,11 +22,16 @@ from pax_haiku.layers.sequence_model import SequenceModel
 from pax_haiku.layers.transformer_lm import LanguageModelType
 
 __all__ = [
+  'BeamSearchHParams',
   'BertModel',
   'ClassificationMLPModel',
   'ClassificationModel',
+  'DecoderHParams',
+  'FlatBeamSearchHParams',
+  'GreedyDecoderHParams',
   'LanguageModel',
   'LanguageModelType',
+  'SampleDecoderHParams',
   'SequenceModel',
   'add_hist',
   'compute_xent_loss_helper',

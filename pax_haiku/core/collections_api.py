@@ -45,7 +45,9 @@ class CollectionsMixin:
     """Whether this run may write the collection.
 
     Under a user's own `hk.transform_with_state` everything may be written, but decode
-    caches only if the given state holds some (see `update_decode_state`).
+    caches only if the given state holds some for this layer or one below it (see
+    `update_decode_state`): another layer's, such as a model's time step, must not make
+    this one add caches to the state.
     """
     self._pax_require_bound('is_mutable_collection')
     run = self._pax_run
@@ -55,7 +57,11 @@ class CollectionsMixin:
       constants.INTERMEDIATES,
       constants.PARAMS,
     ):
-      return any(entry == collection for _, entry in run.present)
+      inside = self.module_name + '/'
+      return any(
+        entry == collection and (m == self.module_name or m.startswith(inside))
+        for m, entry in run.present
+      )
     return run.is_mutable(collection)
 
   def has_variable(self, collection: str, name: str) -> bool:

@@ -342,3 +342,36 @@ def test_parent_may_write_to_a_child_before_calling_it():
     assert (bundle['aux_loss']['l'].value, bundle['aux_loss']['l'].weight) == (3.0, 2.0)
     _, state = apply(params, state, None, X)
   assert apply._cache_size() == 1
+
+
+class Clock(base_layer.BaseLayer):
+  """Writes a decode state in every call, as a language model its time step."""
+
+  def setup(self):
+    self.create_child('cached', pax_fiddle.Config(CachesIfMutable))
+
+  def __call__(self, x):
+    self.update_decode_state('time_step', 0)
+    return self.cached(x)
+
+
+class CachesIfMutable(base_layer.BaseLayer):
+  """Keeps its input where caches may be written, as attention does."""
+
+  def __call__(self, x):
+    if self.is_mutable_collection(base_layer.DECODE_CACHE):
+      self.update_decode_state('key_state', x)
+    return x
+
+
+def test_a_cache_of_one_layer_does_not_make_another_cache():
+  model = hk.transform_with_state(
+    lambda x: base_layer.instantiate(pax_fiddle.Config(Clock, name='net'))(x)
+  )
+  x = jnp.ones([2])
+  params, first = model.init(jax.random.PRNGKey(0), x)
+  _, second = model.apply(params, first, None, x)
+  assert jax.tree.structure(second) == jax.tree.structure(first)
+  given = {**first, 'net/cached': {'decoder_cache': {'key_state': jnp.zeros([2])}}}
+  _, filled = model.apply(params, given, None, x)
+  assert filled['net/cached']['decoder_cache']['key_state'].sum() == 2

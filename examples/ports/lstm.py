@@ -2,8 +2,8 @@
 
     python examples/ports/lstm.py --small
 
-Haiku has the gates input, candidate, forget and output, Pax has the candidate first, as
-`rules` says. Both add 1 to the forget gate.
+Haiku has the gates input, candidate, forget and output, Pax has the candidate first.
+Both add 1 to the forget gate.
 """
 
 import haiku as hk
@@ -55,27 +55,11 @@ class Lstm(base_layer.BaseLayer):
     return outputs
 
 
-def rules(units: int) -> str:
-  """The mapping: the first two gates change places."""
-
-  def gates(name, axis):
-    parts = [f'slice({name}, {axis}, {i * units}, {(i + 1) * units}, {4 * units})'
-             for i in (1, 0, 2, 3)]
-    return f'concat({", ".join(parts)}, {axis}, {[units] * 4})'
-
-  return (
-    f'params:rnn/cell/wm = {gates("params:lstm/linear/w", 1)}\n'
-    f'params:rnn/cell/b = {gates("params:lstm/linear/b", 0)}\n'
-  )
-
-
 def port(small: bool) -> port_proof.Port:
   inputs, units = SMALL if small else FULL
   x = np.random.default_rng(0).normal(size=(2, 5, inputs)).astype(np.float32)
   config = pax_fiddle.Config(Lstm, name='lstm', input_dims=inputs, units=units)
-  return port_proof.Port(
-    lambda train: original(units), config, (x,), ('eval',), rules(units)
-  )
+  return port_proof.Port(lambda train: original(units), config, (x,), ('eval',))
 
 
 if __name__ == '__main__':

@@ -41,10 +41,17 @@ def test_a_script_finds_the_mapping_and_proves_it(tmp_path):
     f'params:layers_{i}/{v}' for i in (0, 1) for v in ('bias/b', 'linear/w')}
 
 
-def test_rules_by_hand_complete_what_match_finds():
+def test_averages_kept_as_haiku_keeps_them_are_found():
   proof = port_proof.prove(small('vector_quantizer'))
   assert proof.ok and proof.proved == 1.0
-  assert (proof.parameters, proof.by_hand) == (5, 4)
+  assert (proof.parameters, proof.by_hand) == (5, 0)
+
+
+def test_rules_by_hand_replace_what_match_finds():
+  rules = 'params:layers_0/bias/b = params:mlp/~/linear_0/b'
+  proof = port_proof.prove(small('mlp', rules=rules))
+  assert proof.ok and proof.proved == 1.0
+  assert (proof.parameters, proof.by_hand) == (4, 1)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from pax_haiku import base_layer, pax_fiddle
+from tests.tracing import jit_and_count
 
 BaseLayer = base_layer.BaseLayer
 Config = pax_fiddle.Config
@@ -157,10 +158,10 @@ def test_two_calls_and_two_layers():
 def test_a_jitted_step_compiles_once():
   net = hk.transform_with_state(pax)
   params, state = net.init(KEY, X)
-  step = jax.jit(net.apply)
+  step, traces = jit_and_count(net.apply)
   for i in range(3):
     _, state = step(params, state, jax.random.PRNGKey(i), X)
-  assert step._cache_size() == 1
+  assert len(traces) == 1
   assert state['ffn']['calls'] == 3
 
 
@@ -920,13 +921,13 @@ def test_donated_buffers(made):
     out, state = NET.apply(params, state, KEY, x)
     return jax.tree.map(lambda p: 0.5 * p, params), state, out
 
-  step = jax.jit(step, donate_argnums=(0, 1))
+  step, traces = jit_and_count(step, donate_argnums=(0, 1))
   new_params, new_state, out = step(params, state, X)
   np.testing.assert_allclose(out, expected, rtol=1e-6)
   equal(without_buckets(new_state), expected_state)
   assert all(v.is_deleted() for v in jax.tree.leaves(params))
   step(new_params, new_state, X)
-  assert step._cache_size() == 1
+  assert len(traces) == 1
 
 
 def test_checking_leaks(variables):

@@ -14,6 +14,7 @@ import pytest
 from pax_haiku import base_layer, pax_fiddle
 from pax_haiku.layers import activations, linears, normalizations, repeats
 from tests.layers import reference
+from tests.tracing import jit_and_count
 
 BaseLayer = base_layer.BaseLayer
 Config = pax_fiddle.Config
@@ -685,13 +686,13 @@ def test_under_transform_with_state():
   assert set(state) == {'model/stack/sub'}
   assert set(state['model/stack/sub']) == {'n', 'summaries', 'aux_loss'}
   assert len(np.unique(params['model/stack/sub']['w'])) == 12
-  step, treedef = jax.jit(net.apply), jax.tree.structure(state)
+  (step, traces), treedef = jit_and_count(net.apply), jax.tree.structure(state)
   outs = []
   for seed in (0, 0, 1):
     out, state = step(params, state, jax.random.PRNGKey(seed), X)
     assert jax.tree.structure(state) == treedef
     outs.append(out)
-  assert step._cache_size() == 1
+  assert len(traces) == 1
   equal(outs[0], outs[1])
   assert (outs[0] != outs[2]).all()
   # Of the third step alone, and of all three.

@@ -285,36 +285,44 @@ def abstract(mine):
   return all(c.raises for c in mine)
 
 
-def test_every_layer_has_cases():
-  covered = cases_by_class()
-  missing = [name for cls, name in public_layers().items() if cls not in covered]
-  assert not missing, (
-      f'no comparison case for {sorted(missing)}; declare some in '
-      'tools/praxis_compare/cases/ and run tools/record_golden.py')
+def gaps():
+  """What the rules for cases ask for and no case does yet, one line each.
 
-
-def test_every_flag_is_flipped_in_some_case():
-  unflipped = []
-  for cls, mine in cases_by_class().items():
+  Every layer that `pax_haiku.layers` exports has cases, with each of its flags flipped,
+  in both dtypes and both modes.
+  """
+  found, covered = set(), cases_by_class()
+  for cls, name in public_layers().items():
+    if cls not in covered:
+      found.add(f'{name} has no case')
+  for cls, mine in covered.items():
+    layer = mine[0].layer
     if abstract(mine):
       continue
     for field in dataclasses.fields(cls):
       if isinstance(field.default, bool) and not any(
           c.config.fields.get(field.name, field.default) is not field.default
           for c in mine):
-        unflipped.append(f'{mine[0].layer}.{field.name}')
-  assert not unflipped
-
-
-def test_every_layer_runs_in_both_dtypes_and_modes():
-  for cls, mine in cases_by_class().items():
-    if abstract(mine):
-      continue
+        found.add(f'{layer}.{field.name} is not flipped')
     working = [c for c in mine if not c.raises]
-    assert {d for c in working for d in c.dtypes} >= {'float32'}, cls
-    if not mine[0].layer.startswith('local.'):
-      assert {m for c in working for m in c.modes} == set(spec.MODES), cls
-      assert {d for c in working for d in c.dtypes} == set(spec.DTYPES), cls
+    if layer.startswith('local.'):
+      continue
+    for dtype in {*spec.DTYPES} - {d for c in working for d in c.dtypes}:
+      found.add(f'{layer} is not compared in {dtype}')
+    for mode in {*spec.MODES} - {m for c in working for m in c.modes}:
+      found.add(f'{layer} is not compared in {mode}')
+  return found
+
+
+def test_cases_are_complete_but_for_the_gaps_that_are_listed():
+  """case_gaps.txt lists what is to be done: closed gaps leave it, none is added."""
+  listed = (pathlib.Path(__file__).parent / 'case_gaps.txt').read_text()
+  listed = {line for line in listed.splitlines() if line and not line.startswith('#')}
+  new, closed = sorted(gaps() - listed), sorted(listed - gaps())
+  assert not new, (
+      f'{new}: declare cases in tools/praxis_compare/cases/ and run '
+      'tools/record_golden.py')
+  assert not closed, f'{closed}: remove from case_gaps.txt, cases do that now'
 
 
 def test_select():

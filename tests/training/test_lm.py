@@ -37,7 +37,12 @@ def trained():
   packed = packing.pack([Document('a', 'hello world. ' * 40)], BYTES, 16)
   batch = packed.rows(np.arange(8))
   model = lm.language_model(small())
-  forward = hk.transform_with_state(lm.weighted_scalars(model))
+  forward, traces = hk.transform_with_state(lm.weighted_scalars(model)), []
+
+  def counted(*args):
+    traces.append(len(args))
+    return forward.apply(*args)
+
   optimizer = optimizers.adamw(
     2e-2, decay_mask=optimizers.decay_mask(model, lm.inputs(batch)), ema_decay=0.5
   )
@@ -46,10 +51,11 @@ def trained():
     with learner.pax_context(do_eval=False):
       return train_state.init(forward, optimizer, 0, batch)
 
-  state, step = jax.jit(init)(batch), learner.make_train_step(forward, optimizer)
+  state = jax.jit(init)(batch)
+  step = learner.make_train_step(forward._replace(apply=counted), optimizer)
   for _ in range(80):
     state, metrics = step(state, batch)
-  assert step._cache_size() == 1
+  assert len(traces) == 1, 'compiled once'
   return model, state, batch, metrics, forward
 
 

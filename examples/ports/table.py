@@ -2,6 +2,9 @@
 
     python examples/ports/table.py            # models of reduced size
     python examples/ports/table.py --full     # as published; takes long
+
+It needs the packages whose models are ported; graph_gps.py and evoformer.py say how to
+install them.
 """
 
 import ast
@@ -16,7 +19,16 @@ import port_proof
 from absl import app, flags
 
 HERE = pathlib.Path(__file__).resolve().parent
-NAMES = ('mlp', 'resnet50', 'mobilenet', 'vector_quantizer', 'lstm', 'transformer')
+NAMES = (
+  'mlp',
+  'resnet50',
+  'mobilenet',
+  'vector_quantizer',
+  'lstm',
+  'transformer',
+  'graph_gps',
+  'evoformer',
+)
 # What is the original where a script has no code of its own for it.
 IMPORTED = {
   'mlp': (hk.nets.MLP,),
@@ -70,7 +82,7 @@ def lines_of(name: str, module) -> tuple[int, int]:
   """Lines of the original and of the port."""
   own = [v for v in vars(module).values() if getattr(v, '__module__', '') == name]
   ported = [v for v in own if v.__name__ not in NOT_THE_PORT]
-  original = IMPORTED.get(name, (module.original,))
+  original = getattr(module, 'IMPORTED', IMPORTED.get(name, (module.original,)))
   ported += SHARED.get(name, ())
   return tuple(
     sum(code_lines(inspect.getsource(part)) for part in parts)

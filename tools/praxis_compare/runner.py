@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -198,11 +199,12 @@ def run_dtype(side: side_lib.Side, case: spec.Case, dtype: str,
   return result
 
 
-def run_case(side: side_lib.Side, case: spec.Case,
-             writer: store.Writer) -> dict[str, Any]:
+def run_case(side: side_lib.Side, case: spec.Case, writer: store.Writer,
+             dtypes: Sequence[str] | None = None) -> dict[str, Any]:
+  """Results of a case, in all its dtypes or in the given ones."""
   start = time.time()
   out: dict[str, Any] = {'fingerprint': spec.fingerprint(case), 'dtypes': {}}
-  for dtype in case.dtypes:
+  for dtype in dtypes or case.dtypes:
     out['dtypes'][dtype] = run_dtype(side, case, dtype, writer)
   out['seconds'] = round(time.time() - start, 3)
   return out

@@ -13,7 +13,7 @@ in bfloat16, which JAX 0.4.26 on CPU accumulates in float32 and JAX 0.10 in bflo
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -209,8 +209,12 @@ def compare_dtype(case: spec.Case, dtype: str, ours: dict[str, Any],
       yield row
 
 
-def compare_case(case: spec.Case, a: store.Results, b: store.Results) -> list[Row]:
-  """Rows of one case; `a` is the side under test, `b` the judge."""
+def compare_case(case: spec.Case, a: store.Results, b: store.Results,
+                 dtypes: Sequence[str] | None = None) -> list[Row]:
+  """Rows of one case, in all its dtypes or in the given ones.
+
+  `a` is the side under test, `b` the judge.
+  """
   for who, results in (('pax_haiku', a), ('praxis', b)):
     if case.name not in results.cases:
       return [Row(case.name, '-', '-', 'error', 'FAILED',
@@ -221,7 +225,7 @@ def compare_case(case: spec.Case, a: store.Results, b: store.Results) -> list[Ro
         'the case changed since its numbers were recorded; run '
         'tools/record_golden.py'))]
   rows = []
-  for dtype in case.dtypes:
+  for dtype in dtypes or case.dtypes:
     rows += compare_dtype(case, dtype, ours['dtypes'][dtype],
                           theirs['dtypes'][dtype], a, b)
   rows = [r for r in rows if r.arrays or r.failed]

@@ -126,8 +126,9 @@ def test_repeated_and_pipelined_equal_the_plain_stack():
   for config, tree in zip(configs, trees, strict=True):
     layer = config.set(name='layer').Instantiate()
     out = layer.apply({'params': tree}, X, PAD)
-    # The same operations, in other programs.
-    np.testing.assert_allclose(out, expected, atol=2e-6)
+    # The same operations in other programs, compiled or not: the tolerance of float32
+    # in table.py, for values of up to 5 and sums through two blocks.
+    np.testing.assert_allclose(out, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_fields_of_blocks():

@@ -19,15 +19,20 @@ import port_proof  # noqa: E402
 
 @pytest.mark.parametrize(
   'name, package, entries',
-  [('graph_gps', 'haiku_geometric', 30), ('evoformer', 'alphafold', 85)],
+  [
+    ('graph_gps', 'haiku_geometric.nn', 30),
+    ('evoformer', 'alphafold.model.modules', 85),
+  ],
 )
 def test_outputs_and_gradients(name, package, entries):
-  pytest.importorskip(package, reason=f'{name}.py says how to install {package}')
+  pytest.importorskip(
+    package, reason=f'{name}.py says how to install {package}', exc_type=ImportError
+  )
   proof = port_proof.prove(importlib.import_module(name).port(True))
   forward = [rule for rule in proof.mapping.rules if rule.way != 'back']
   assert proof.parameters == len(forward) == entries
   assert proof.by_hand == 0 and not proof.mapping.ambiguous
-  # A bias of keys moves all logits alike: the output cannot prove it.
+  # One variable moves all logits of a softmax alike: the output cannot prove it.
   assert proof.proved >= (entries - 1) / entries
   # port_proof.TOLERANCE, and why, is in the module.
   assert proof.outputs <= port_proof.TOLERANCE

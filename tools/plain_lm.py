@@ -99,10 +99,11 @@ def loss(shape: LmShape, remat: bool, weights: dict, batch: dict) -> jax.Array:
     logits = (x @ table.T).astype(jnp.float32)
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels).sum()
 
-  labels, size = batch['labels'], shape.loss_chunk
-  if size and labels.shape[1] > size and labels.shape[1] % size == 0:
-    # The logits of a chunk of time at a time.
-    rows, length = labels.shape
+  labels = batch['labels']
+  rows, length = labels.shape
+  size = max(shape.loss_chunk // rows, 1) if shape.loss_chunk else length
+  if length > size and length % size == 0:
+    # The logits of a chunk of time at a time, of all rows.
     chunks = x.reshape(rows, length // size, size, d), labels.reshape(rows, -1, size)
     chunks = jax.tree.map(lambda a: a.swapaxes(0, 1), chunks)
     step = jax.checkpoint(lambda total, c: (total + xent(*c), None), prevent_cse=False)

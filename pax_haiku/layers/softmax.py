@@ -66,11 +66,17 @@ class FullSoftmax(base_layer.BaseLayer):
 
   def _smoothed_targets(self, class_ids: JTensor | None) -> JTensor:
     targets = cross_entropy.one_hot_targets(self, class_ids, self.num_classes)
+    on, off = self._target_values()
+    if off:
+      targets = on * targets + off * (1.0 - targets)
+    return jax.lax.stop_gradient(targets)
+
+  def _target_values(self) -> tuple[float, float]:
+    """Targets of the class that an id names, and of each other class."""
     smoothing = self.label_smoothing_prob
     if smoothing > 0 and (self.label_smoothing_apply_for_eval or not self.do_eval):
-      others = smoothing / (self.num_classes - 1)
-      targets = (1.0 - smoothing) * targets + others * (1.0 - targets)
-    return jax.lax.stop_gradient(targets)
+      return 1.0 - smoothing, smoothing / (self.num_classes - 1)
+    return 1.0, 0.0
 
   def _losses(
     self,
@@ -92,10 +98,33 @@ class FullSoftmax(base_layer.BaseLayer):
     argmax = jax.lax.stop_gradient(jnp.argmax(logits, axis=-1))
     return logits, log_probs, xent, argmax
 
+  def _in_chunks(
+    self,
+    inputs: JTensor,
+    class_ids: JTensor | None,
+    class_probabilities: JTensor | None,
+  ) -> bool:
+    """Whether the loss is computed in chunks, see `__call__`."""
+    counts_calls = self.bi_tempered_loss_tpl is not None and not self.do_eval
+    return bool(
+      self.chunk_size
+      and not counts_calls
+      and class_ids is not None
+      and class_probabilities is None
+      and inputs.ndim == 3
+      and inputs.shape[1] >= self.chunk_size
+      and not self.z_loss_weight
+      # A scan can't create the variables of the projection.
+      and not self.is_initializing()
+    )
+
   def _losses_in_chunks(
     self, inputs: JTensor, class_ids: JTensor
-  ) -> tuple[JTensor, JTensor]:
-    """Loss and argmax; the logits of one chunk of time at a time are in memory."""
+  ) -> tuple[JTensor, JTensor, JTensor | None]:
+    """Loss, argmax, and log partition (None: it is not needed) of each example.
+
+    The logits of one chunk of time at a time are in memory.
+    """
 
     def body(carry, inputs_and_ids):
       _, _, xent, argmax = self._losses(*inputs_and_ids)
@@ -108,9 +137,10 @@ class FullSoftmax(base_layer.BaseLayer):
     # Inside a scan XLA has nothing to merge with the rematerialized part.
     body = hk.remat(body, prevent_cse=False)
     _, per_chunk = hk.scan(body, (), chunks)
-    return jax.tree.map(
-      lambda x: chunk.unchunk(x, axis=1, seqlen=inputs.shape[1]), per_chunk
+    xent, argmax = (
+      chunk.unchunk(x, axis=1, seqlen=inputs.shape[1]) for x in per_chunk
     )
+    return xent, argmax, None
 
   def __call__(
     self,
@@ -144,21 +174,10 @@ class FullSoftmax(base_layer.BaseLayer):
     Raises:
       ValueError: no targets, or ids of the wrong shape.
     """
-    counts_calls = self.bi_tempered_loss_tpl is not None and not self.do_eval
-    in_chunks = (
-      self.chunk_size
-      and not counts_calls
-      and class_ids is not None
-      and class_probabilities is None
-      and inputs.ndim == 3
-      and inputs.shape[1] >= self.chunk_size
-      and not self.z_loss_weight
-      # A scan can't create the variables of the projection.
-      and not self.is_initializing()
-    )
+    in_chunks = self._in_chunks(inputs, class_ids, class_probabilities)
     if in_chunks:
       logits = log_probs = None
-      xent, argmax = self._losses_in_chunks(inputs, class_ids)
+      xent, argmax, log_z = self._losses_in_chunks(inputs, class_ids)
     else:
       logits, log_probs, xent, argmax = self._losses(
         inputs, class_ids, class_probabilities
@@ -178,7 +197,11 @@ class FullSoftmax(base_layer.BaseLayer):
       hits = (argmax == jnp.squeeze(class_ids, -1)).astype(jnp.float32)
       outputs.accuracy = cross_entropy.weighted_sum(hits, class_weights) / total_weight
     if self.z_loss_weight > 0.0:
-      z_term = cross_entropy.squared_log_partition(logits) * class_weights
+      if in_chunks:
+        squared = jnp.square(log_z)[..., jnp.newaxis]
+      else:
+        squared = cross_entropy.squared_log_partition(logits)
+      z_term = squared * class_weights
       z_loss = self.z_loss_weight * (jnp.sum(z_term) / total_weight)
       self.add_summary('aux_z_loss', z_loss)
       self.add_aux_loss('aux_z_loss', z_loss)

@@ -12,6 +12,7 @@ from pax_haiku import base_layer, pax_fiddle, py_utils
 from pax_haiku.layers import (
   activations,
   checkpoint_policy,
+  lean_softmax,
   models,
   repeated_transformer,
 )
@@ -43,9 +44,12 @@ def language_model(
   lm.model_dims = shape.model_dims
   lm.vocab_size = shape.vocab_size
   lm.packed_input = packed
+  if shape.loss_chunk:
+    lm.softmax_tpl = pax_fiddle.Config(
+      lean_softmax.LeanSharedEmbeddingSoftmax, tokens_per_chunk=shape.loss_chunk
+    )
   lm.softmax_tpl.scale_sqrt_depth = True
   lm.softmax_tpl.params_init = WeightInit.Gaussian(shape.model_dims**-0.5)
-  lm.softmax_tpl.chunk_size = shape.loss_chunk
   stack = lm.stacked_transformer_tpl
   stack.num_layers = shape.num_layers
   stack.num_heads = shape.num_heads

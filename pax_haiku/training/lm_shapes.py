@@ -24,8 +24,8 @@ class LmShape:
     repeat: Scan over the blocks: a small program, its weights stacked.
     rotary: Rotate queries and keys by their positions (Su et al. 2021, "RoFormer")
       instead of adding sinusoids to the embeddings.
-    loss_chunk: Compute the loss over so many tokens of each row at a time; None: over
-      all, which holds logits [B, T, V].
+    loss_chunk: Compute the loss over so many tokens of the batch at a time, by
+      `layers.lean_softmax`; None: over all, which holds logits [B, T, V].
   """
 
   num_layers: int
@@ -41,7 +41,7 @@ class LmShape:
   bfloat16: bool = True
   repeat: bool = False
   rotary: bool = False
-  loss_chunk: int | None = 256
+  loss_chunk: int | None = 4096
 
   def num_weights(self) -> int:
     """The weights in matrix products: blocks and logits, without biases and norms."""

@@ -66,8 +66,10 @@ def plain_lm():
   return plain_lm
 
 
-@pytest.mark.parametrize('rotary', [False, True])
-def test_plain_model_is_the_pax_model(plain_lm, rotary):
+@pytest.mark.parametrize(
+  'changes', [{'rotary': False}, {'rotary': True, 'loss_chunk': 12}]
+)
+def test_plain_model_is_the_pax_model(plain_lm, changes):
   """The same loss with the same weights: what is compared does the same work."""
   import haiku as hk
 
@@ -76,7 +78,7 @@ def test_plain_model_is_the_pax_model(plain_lm, rotary):
 
   shape = lm_shapes.shape(
     'tiny', num_layers=2, model_dims=16, num_heads=2, hidden_dims=32, vocab_size=11,
-    length=8, rotary=rotary,
+    length=8, **changes,
   )  # fmt: skip
   weights = plain_lm.init(shape, jax.random.PRNGKey(0))
   tokens = np.random.default_rng(0).integers(0, 11, (3, 9)).astype(np.int32)

@@ -241,6 +241,12 @@ class AttentionFields(AttentionCache):
     blnh = self.activation_split_dims_mapping.blnh
     return self._maybe_shard(x, blnh and [blnh[0], blnh[2], blnh[3]])
 
+  def _shard_bnh_as_bld(self, x: JTensor) -> JTensor:
+    """Shards `[B, N, H]`, its batch as that of outputs, if both mappings are set."""
+    blnh = self.activation_split_dims_mapping.blnh
+    bld = self.activation_split_dims_mapping.bld
+    return self._maybe_shard(x, blnh and bld and [bld[0], blnh[2], blnh[3]])
+
   def _shard_bld(self, x: JTensor) -> JTensor:
     """Shards `[B, L, D]`."""
     return self._maybe_shard(x, self.activation_split_dims_mapping.bld)

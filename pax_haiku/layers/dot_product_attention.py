@@ -69,7 +69,8 @@ class DotProductAttention(AttentionFields):
     causal_depthwise_conv1d_tpl: the convolutions.
     ln_tpl: normalization of queries and keys, after the rotation. As in Pax it is
       applied in the call only, not in `extend_step`.
-    decoding_maybe_shard_projections: shard projections in `extend_step`, too.
+    decoding_maybe_shard_projections: in `extend_step` shard projections and the result
+      before `post`, too, their batch as the mapping `bld` says.
   """
 
   # Whether extend_step uses scale_logits_by_head_dims and zero_fully_masked.
@@ -177,6 +178,9 @@ class DotProductAttention(AttentionFields):
     """
     query, key, value = map(self._shard_blnh, (query, key, value))
     attention_checks.check_call(self, query, key, value, atten_mask, relative_bias)
+    if self.attention_mask_summary:
+      array = structured_masks.as_array(atten_mask, query.shape[1], key.shape[1])
+      self.add_summary('attention_mask', array)
     query = self._scale_query(query)
     if isinstance(atten_mask, StructuredMask):
       scale = head_size(self) ** -0.5 if self.scale_logits_by_head_dims else 1.0
@@ -276,9 +280,6 @@ class DotProductAttention(AttentionFields):
       )
     if self.ln_tpl is not None:
       query, key = self.layer_norm_q(query), self.layer_norm_k(key)
-    if self.attention_mask_summary:
-      array = structured_masks.as_array(atten_mask, query.shape[1], key.shape[1])
-      self.add_summary('attention_mask', array)
     if type(self)._dot_atten is not DotProductAttention._dot_atten:
       # A method of a subclass, which may know arrays only.
       atten_mask = structured_masks.as_array(atten_mask, query.shape[1], key.shape[1])
@@ -396,9 +397,10 @@ class DotProductAttention(AttentionFields):
         key = self.key.extend_step(query_vec, time_step=time_step)
         value = self.value.extend_step(query_vec, time_step=time_step)
     if self.decoding_maybe_shard_projections:
-      query = self._shard_bnh(query)
-      if key is not None:
-        key, value = self._shard_bnh(key), self._shard_bnh(value)
+      projected = (query, key, value)
+      for shard in (self._shard_bnh_as_bld, self._shard_bnh):
+        projected = [x if x is None else shard(x) for x in projected]
+      query, key, value = projected
 
     def extend(name: str, x: JTensor) -> JTensor:
       state = self._shard_blnh(self.extend_decode_state(name, x, time_step, 1))
@@ -436,6 +438,8 @@ class DotProductAttention(AttentionFields):
     encoded, probs = self._dot_atten_one_step(
       query, key_name, value_name, atten_mask, relative_bias, time_step
     )
+    if self.decoding_maybe_shard_projections:
+      encoded = self._shard_bnh_as_bld(encoded)
     if self.ngrammer_tpl is not None:
       encoded = self.ngrammer.extend_step(
         extend('encoded_pre_ngrammer', encoded),

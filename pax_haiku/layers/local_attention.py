@@ -56,8 +56,8 @@ class LocalSelfAttention(DotProductAttention):
   """Self-attention to `left_context` keys up to a query and `right_context` after it.
 
   Cost grows with the length times the window. There is no bias by distance, except
-  `simulated`; `scale_logits_by_head_dims` counts in the `simulated` call only, as in
-  Pax.
+  `simulated`; `scale_logits_by_head_dims` and `attention_mask_summary` count in the
+  `simulated` call only, as in Pax.
 
   Attributes:
     block_size: queries that are computed together; None: `max(1, right_context,

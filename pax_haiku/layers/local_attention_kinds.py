@@ -11,6 +11,12 @@ from pax_haiku.layers.local_attention import LocalSelfAttention
 JTensor = pytypes.JTensor
 
 
+def _check_blocks(layer: LocalSelfAttention) -> None:
+  """Raises a ValueError if the layer is not to compute in blocks."""
+  if layer.simulated:
+    raise ValueError(f'{describe(layer)}: this layer has no simulated variant.')
+
+
 class LocalSelfAttentionXL(LocalSelfAttention):
   """Local self-attention with the logits of Transformer-XL, see `xl_attention`.
 
@@ -22,8 +28,7 @@ class LocalSelfAttentionXL(LocalSelfAttention):
 
   def setup(self) -> None:
     super().setup()
-    if self.simulated:
-      raise ValueError(f'{describe(self)}: this layer has no simulated variant.')
+    _check_blocks(self)
     xl_attention.create_relative_positional_embedding(self)
 
   def _atten_logits(self, query: JTensor, key: JTensor) -> JTensor:
@@ -62,6 +67,7 @@ class LocalSelfAttentionRelativeBias(LocalSelfAttention):
 
   def setup(self) -> None:
     super().setup()
+    _check_blocks(self)
     if self.block_size is None:
       raise ValueError(f'{describe(self)}: block_size must be set, found None.')
     block, left, right = self._window()
@@ -91,6 +97,7 @@ class LocalSelfAttentionAlibi(LocalSelfAttention):
 
   def setup(self) -> None:
     super().setup()
+    _check_blocks(self)
     if self.num_heads & (self.num_heads - 1):
       raise TypeError(
         f'{describe(self)}: num_heads must be a power of two, found {self.num_heads}.'
@@ -101,5 +108,6 @@ class LocalSelfAttentionAlibi(LocalSelfAttention):
     distance = np.arange(context) - np.arange(rows)[:, np.newaxis] + rows - 1
     slope = 2.0 ** (-8.0 * np.arange(1, self.num_heads + 1) / self.num_heads)
     logits = super()._atten_logits(query, key)
-    bias = jnp.asarray(slope[:, np.newaxis, np.newaxis] * distance, logits.dtype)
+    # In float32, as in Pax: logits of bfloat16 are float32 from here on.
+    bias = jnp.asarray(slope[:, np.newaxis, np.newaxis] * distance, jnp.float32)
     return logits + bias[:, jnp.newaxis]

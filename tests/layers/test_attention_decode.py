@@ -259,6 +259,44 @@ def test_cache_is_written_only_if_it_may_be():
   assert 'decoder_cache' not in harness.init(layer, X, X, X, CAUSAL)
 
 
+@pytest.mark.parametrize('combined', [False, True])
+def test_steps_shard_projections_where_they_are_asked_to(combined):
+  fields = dict(combine_qkv=combined, mesh_axis_names=['d', 'm'], **FIELDS)
+  mesh = jax.make_mesh((1, 1), ('d', 'm'), axis_types=(jax.sharding.AxisType.Auto,) * 2)
+  _, variables = make(Attention, X, X, X, CAUSAL, combine_qkv=combined, **FIELDS)
+  state = jnp.zeros([2, LENGTH, 2, 4])
+  variables['decoder_cache'] = {'key_state': state, 'value_state': state}
+
+  def constraints(flag):
+    config = pax_fiddle.Config(
+      Attention, name='layer', decoding_maybe_shard_projections=flag, **fields
+    )
+    config.activation_split_dims_mapping.blnh = [None, 'd', 'm', None]
+    config.activation_split_dims_mapping.bld = ['d', None, 'm']
+    layer = config.Instantiate()
+
+    def step(x):
+      return layer.apply(
+        variables, x, atten_mask=step_mask(3), time_step=3, segment_pos=None,
+        method='extend_step', mutable=['decoder_cache'],
+      )
+
+    with jax.set_mesh(mesh):
+      jaxpr = jax.make_jaxpr(step)(X[:, 0])
+    return [
+      tuple(eqn.params['sharding'].spec) for eqn in jaxpr.eqns
+      if eqn.primitive.name == 'sharding_constraint'
+    ]
+
+  plain, sharded = constraints(False), constraints(True)
+  by_outputs, by_heads, result = ('d', 'm', None), (None, 'm', None), ('d', 'm')
+  # Seen in the real Praxis: three projections, twice each, and the result.
+  assert plain[-1] == result and by_outputs not in plain
+  assert sharded == [by_outputs] * 3 + [by_heads] * 3 + plain[:-1] + [
+    by_outputs, result
+  ]
+
+
 @pytest.fixture(scope='module')
 def ready():
   layer, variables = make(Attention, X, X, X, CAUSAL, **FIELDS)

@@ -1,5 +1,6 @@
 """Attention to a window and by distance, against numpy and the full computation."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -50,6 +51,20 @@ def test_local(fields, mask):
   )
   out = harness.apply(simulated, variables, X, X, X, mask)[0][0]
   np.testing.assert_allclose(out, expected, **CLOSE)
+
+
+@pytest.mark.parametrize('simulated', [False, True])
+def test_the_mask_is_a_summary_only_where_it_is_whole(simulated):
+  mask = MASKS['one for all']
+  layer, variables = make(
+    attentions.LocalSelfAttention, X, X, X, mask, attention_mask_summary=True,
+    simulated=simulated, left_context=2, right_context=1, **FIELDS
+  )
+  summaries = harness.apply(layer, variables, X, X, X, mask)[1].get('summaries', {})
+  assert ('attention_mask_scalar' in summaries) == simulated
+  if simulated:
+    seen = (mask == 0) & window(2, 1)
+    np.testing.assert_array_equal(summaries['attention_mask_scalar'] == 0, seen)
 
 
 def test_zeros_for_queries_that_see_nothing():
@@ -125,12 +140,25 @@ def test_biases_of_blocks(learned):
     np.testing.assert_allclose(total, params['pos_emb_compressed'].sum(), rtol=1e-5)
 
 
+def test_slopes_are_added_in_float32():
+  """Rounded to bfloat16, 257 steps and 256 steps away would be the same."""
+  fields = dict(left_context=258, right_context=0, block_size=2, **FIELDS)
+  layer = harness.build(
+    attentions.LocalSelfAttentionAlibi, fprop_dtype=jnp.bfloat16, **fields
+  )
+  query = jnp.zeros([1, 1, 2, 2, 4], jnp.bfloat16)
+  key = jnp.zeros([1, 1, 259, 2, 4], jnp.bfloat16)
+  logits = harness.apply(
+    layer, {}, query, key, method=lambda layer, *qk: layer._atten_logits(*qk)
+  )[0]
+  assert logits.dtype == jnp.float32
+  apart = np.diff(logits[0, :, 0, 0])
+  np.testing.assert_array_equal(apart, [[2.0**-4] * 258, [2.0**-8] * 258])
+
+
 ERRORS = {
   'left_context and right_context must be set': ('LocalSelfAttention', {}, ValueError),
   'rel_pos_emb_dim must be positive': ('DotProductAttentionXL', {}, ValueError),
-  'no simulated variant': (
-    'LocalSelfAttentionXL', dict(simulated=True, rel_pos_emb_dim=2), ValueError
-  ),
   'block_size must be set': (
     'LocalSelfAttentionRelativeBias', dict(left_context=1, right_context=0), ValueError
   ),
@@ -145,6 +173,16 @@ def test_fields_that_cannot_be(message):
   name, fields, error = ERRORS[message]
   layer = harness.build(getattr(attentions, name), **{**FIELDS, **fields})
   with pytest.raises(error, match=f'{name} at the root: .*{message}'):
+    harness.init(layer, X, X, X, MASKS['causal'])
+
+
+@pytest.mark.parametrize('kind', ['XL', 'RelativeBias', 'Alibi'])
+def test_only_the_plain_layer_can_be_simulated(kind):
+  fields = dict(rel_pos_emb_dim=2) if kind == 'XL' else {}
+  layer = harness.build(
+    getattr(attentions, f'LocalSelfAttention{kind}'), simulated=True, **FIELDS, **fields
+  )
+  with pytest.raises(ValueError, match=f'{kind} at the root: .*no simulated variant'):
     harness.init(layer, X, X, X, MASKS['causal'])
 
 

@@ -42,6 +42,8 @@ CASES = [
     local_xl('simulated', simulated=True, raises='ValueError', known={
         'error': 'Praxis 1.4.0 raises while it words its ValueError'}),
     biased('default', dtypes=DTYPES, **GRADS),
+    biased('simulated', simulated=True, raises='ValueError'),
     sloped('default', dtypes=DTYPES, **GRADS),
+    sloped('simulated', simulated=True, raises='ValueError'),
     sloped('three-heads', num_heads=3, dim_per_head=4, raises='TypeError'),
 ]

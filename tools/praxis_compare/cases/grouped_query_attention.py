@@ -32,7 +32,8 @@ step = family('grouped_query_attention.GroupedQueryAttention', PREFIX, CAUSAL, S
 CASES = [
     gqa('default', **BOTH),
     gqa('mask-of-heads', X, HEADS, POS),
-    gqa('one-kv-head', num_kv_heads=1, rope_min_max_timescales=(1, 100)),
+    gqa('one-kv-head', num_kv_heads=1, use_bias=False,
+        rope_min_max_timescales=(1, 100)),
     gqa('rope', rope_min_max_timescales=(1, 100), dtypes=DTYPES,
         **GRADS),
     gqa('cap-and-temperature', atten_logit_cap=0.8, atten_temp=2.0, dtypes=DTYPES),

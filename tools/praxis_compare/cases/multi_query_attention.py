@@ -18,6 +18,7 @@ from praxis_compare.cases.attentions import (
     run_self,
 )
 from praxis_compare.cases.attentions_decode import (
+  CACHES,
   CAUSAL,
   DECODE,
   LAZY,
@@ -29,8 +30,11 @@ from praxis_compare.cases.attentions_decode import (
 )
 from praxis_compare.cases.attentions_decode import POS as PREFIX_POS
 from praxis_compare.inputs import floats
-from praxis_compare.spec import DTYPES, MODES, case, family
+from praxis_compare.spec import DTYPES, FLOAT32, MODES, case, family
 
+# Flags that have no effect (scale, init), and no cache.
+UNCACHED = dict(decode_cache=False, internal_enable_query_scale=False,
+                internal_gshard_gaussian_init=True)
 NEWER = 'the newest Praxis has this field, 1.4.0 does not'
 SIZES = dict(input_dim=8, hidden_dim=8, num_heads=2)
 FOUR = dict(input_dim=8, hidden_dim=16, num_heads=4, num_kv_heads=2)
@@ -63,9 +67,12 @@ CASES = [
          dict(input_dim=8, output_dim=4), X, modes=('train',)),
     case('multi_query_attention.OneHeadedAttentionProjection', 'sharded',
          {'input_dim': 8, 'output_dim': 4, **MESH, f'{WT}.wt': ['d', 'm']}, X, **ONCE),
+    case('multi_query_attention.OneHeadedAttentionProjection', 'bias-free',
+         dict(input_dim=8, output_dim=4, use_bias=False), X, grads=False,
+         dtypes=FLOAT32, modes=('eval',)),
     mqa('default', **BOTH),
-    mqa('dim-per-head', dim_per_head=3, scale_query_by_dim_per_head=True,
-        output_proj_use_nhd_shape=True),
+    mqa('uncached', dim_per_head=3, scale_query_by_dim_per_head=True,
+        output_proj_use_nhd_shape=True, use_bias=False, collections=CACHES, **UNCACHED),
     mqa('extra-logit', attention_extra_logit=0.3),
     mqa('dropout', atten_dropout_prob=0.4),
     mqa('rotary-positions', X, FULL, POS, POS, use_rotary_position_emb=True),
@@ -80,6 +87,7 @@ CASES = [
         **GRADS),
     mqa('chunked-odd', chunked_attn_num_seq_split=2, raises='AssertionError'),
     mqa('dconv', dconv_qkv=True, raises='AssertionError'),
+    mqa('combined', combine_qkv=True, raises='AssertionError'),
     mqa('sharded', **MESH, **{f'{WT}.proj': ['d', 'm', None],
                               f'{WT}.proj_headless': ['d', None]}),
     two('groups-of-2', dtypes=DTYPES, **GRADS),
@@ -102,4 +110,12 @@ CASES = [
          use_rotary_position_emb=True),
     lpb('default'),
     lpb('rotary', use_rotary_position_emb=True),
+    lpb('cached', hidden_dim=16, dim_per_head=4, scale_query_by_dim_per_head=True,
+        output_proj_use_nhd_shape=True, use_bias=False, use_rotary_position_emb=True,
+        consolidate_rope_key_state=True, dtypes=DTYPES),
+    lpb('uncached', PREFIX, CAUSAL, method=run_self, modes=('train',), **UNCACHED),
+    lpb('zero-masked', PREFIX, CAUSAL, method=run_self, zero_fully_masked=True,
+        known={'error': NEWER}),
+    lpb('dconv', dconv_qkv=True, raises='AssertionError'),
+    lpb('combined', combine_qkv=True, raises='AssertionError'),
 ]

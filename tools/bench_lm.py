@@ -58,6 +58,12 @@ flags.DEFINE_integer(
   'tokens', 1024, 'Tokens to decode for each row; not those of the prompt.', 1
 )
 flags.DEFINE_integer('prompt', 8, 'Tokens of the prompts.', lower_bound=1)
+flags.DEFINE_integer(
+  'cache_block',
+  lm_sample.CACHE_BLOCK,
+  'Tokens by which decode caches grow; 0: they have their full length at once.',
+  lower_bound=0,
+)
 flags.DEFINE_bool('bfloat16', None, 'Compute in bfloat16; weights stay float32.')
 flags.DEFINE_bool('repeat', None, 'Scan over the blocks instead of unrolling them.')
 flags.DEFINE_string('remat', None, 'What of a block to keep for gradients: a policy.')
@@ -185,7 +191,7 @@ def decode(shape: lm_shapes.LmShape) -> dict:
   model = lm.language_model(shape, packed=False)
   model.decoder_tpl = decoder_hparams.GreedyDecoderHParams(
     fprop_for_prefix=True,
-    max_decode_steps=FLAGS.tokens,
+    max_decode_steps=lm_sample.growing_cache(FLAGS.tokens, FLAGS.cache_block),
     seqlen=FLAGS.prompt + FLAGS.tokens,
     eos_id=None,  # all rows take all steps
   )

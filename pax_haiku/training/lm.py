@@ -59,6 +59,7 @@ def language_model(
   if shape.rotary:
     lm.position_emb_tpl = None
     block.tr_atten_tpl.use_rotary_position_emb = True
+    block.tr_atten_tpl.consolidate_rope_key_state = True  # one cache of keys, not two
   block.tr_fflayer_tpl.activation_tpl = pax_fiddle.Config(activations.GELU)
   if shape.repeat:
     stack.num_layers = 1

@@ -12,8 +12,27 @@ from pax_haiku.training import learner, train_state
 from pax_haiku.training.tokenizers import Tokenizer
 from pax_haiku.training.train_state import TrainState
 
+# Time steps by which decode caches grow, and the most stages of growth.
+CACHE_BLOCK, MOST_STAGES = 256, 8
+
 # (state, prompts, key) -> what follows each prompt
 Sampler = Callable[[TrainState, Sequence[str], jax.Array], list[str]]
+
+
+def growing_cache(num_tokens: int, block: int = CACHE_BLOCK) -> int | list[int]:
+  """Returns `max_decode_steps` by which a step reads little more than what is filled.
+
+  A step of decoding reads whole caches, whose lengths a compiled loop can't change. So
+  the loop is run in stages, each on caches longer by a block; every stage is compiled.
+
+  Args:
+    num_tokens: To decode.
+    block: Time steps by which caches grow; more, if that took over 8 stages. 0: caches
+      of full length from the start, in one stage.
+  """
+  block = max(block, -(-num_tokens // MOST_STAGES)) if block else num_tokens
+  stages = [*range(block, num_tokens, block), num_tokens]
+  return stages if len(stages) > 1 else num_tokens
 
 
 def make_sampler(
@@ -38,7 +57,7 @@ def make_sampler(
   model.decoder_tpl = decoder_hparams.SampleDecoderHParams(
     seqlen=0,
     fprop_for_prefix=True,
-    max_decode_steps=num_tokens,
+    max_decode_steps=growing_cache(num_tokens),
     eos_id=tokenizer.end_id,
     temperature=temperature,
     k=top_k if temperature else 1,

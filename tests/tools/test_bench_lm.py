@@ -41,7 +41,7 @@ def test_training_beside_plain_jax():
 
 
 def test_decoding():
-  flags = ('--mode=decode', '--tokens=4', '--prompt=3', *SMALL)
+  flags = ('--mode=decode', '--tokens=4', '--prompt=3', '--cache_block=2', *SMALL)
   (line,) = run('bench_lm.py', *flags)
   assert (line['mode'], line['length']) == ('decode', 7)
   assert line['tokens_per_s'] == pytest.approx(2 / line['step_ms'] * 1e3)

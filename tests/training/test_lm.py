@@ -2,11 +2,13 @@
 
 import math
 
+import fiddle as fdl
 import haiku as hk
 import jax
 import numpy as np
 import pytest
 
+from pax_haiku import decoder_hparams, py_utils
 from pax_haiku.training import (
   learner,
   lm,
@@ -131,6 +133,47 @@ def test_model_writes_what_it_has_learnt(trained):
   sample = lm_sample.make_sampler(model, BYTES, 10, temperature=0.0)
   found = sample(optimizers.averaged(state), ['hello w', 'wor'], jax.random.PRNGKey(0))
   assert found == ['orld. hell', 'ld. hello ']
+
+
+def test_growing_caches_change_no_numbers(trained):
+  """And each stage of the loop reads caches of its own length only."""
+  model, state, *_ = trained
+  ids = np.frombuffer(b'hello w', np.uint8).astype(np.int32)[None]
+  prompts = py_utils.NestedMap(ids=ids, paddings=0.0 * ids)
+
+  def decode(steps):
+    config = fdl.deepcopy_with(model)
+    config.decoder_tpl = decoder_hparams.GreedyDecoderHParams(
+      fprop_for_prefix=True, max_decode_steps=steps, eos_id=None
+    )
+    run = jax.jit(lm_sample.make_decode(config))
+    traced = run.trace(state.params, {}, prompts, jax.random.PRNGKey(0))
+    out = traced.lower().compile()(state.params, {}, prompts, jax.random.PRNGKey(0))
+    return out, str(traced.jaxpr)
+
+  stages = lm_sample.growing_cache(12, 5)
+  whole, growing = decode(12), decode(stages)
+  assert stages == [5, 10, 12]
+  np.testing.assert_array_equal(growing[0].output_ids, whole[0].output_ids)
+  # Zeros that are masked, in float32 sums of other lengths.
+  np.testing.assert_allclose(growing[0].logprobs, whole[0].logprobs, atol=1e-6)
+  for steps in stages:
+    cache = f'f32[1,{7 + steps},2,8]'
+    assert cache in growing[1] and (cache in whole[1]) == (steps == 12)
+
+
+@pytest.mark.parametrize(
+  'tokens, block, stages',
+  [
+    (200, 256, 200),
+    (1024, 256, [256, 512, 768, 1024]),
+    (1000, 256, [256, 512, 768, 1000]),
+    (1024, 0, 1024),
+    (4096, 256, [512 * i for i in range(1, 9)]),
+  ],
+)
+def test_stages_of_growing_caches(tokens, block, stages):
+  assert lm_sample.growing_cache(tokens, block) == stages
 
 
 def stacked(params):

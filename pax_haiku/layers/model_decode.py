@@ -14,6 +14,7 @@ from pax_haiku import (
   pytypes,
   sample_decode,
 )
+from pax_haiku.layers import native_decode
 from pax_haiku.layers.transformer_lm import LanguageModelType
 
 JTensor = pytypes.JTensor
@@ -305,6 +306,16 @@ def decode_language_model(
       f'{task._pax_describe()}: beam search needs fprop_for_prefix.'
     )
   prefill = _prefill(task, params, batch)
+  if native_decode.is_native(task):
+    return native_decode.decode(
+      task,
+      lambda: task.lm(prefill.ids, prefill.paddings),
+      decode_language_model,
+      params,
+      batch,
+      result_callback,
+      return_result_for_suffix_score,
+    )
   if getattr(params, 'cf_guidance_scale', None) or 'cf_guidance_scale' in batch:
     prefill = task._prepare_guidance_decode_data(prefill)
   extra = {}
@@ -344,7 +355,8 @@ def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
 
   Raises:
     ValueError: the settings are not of decoding, or lack a length.
-    NotImplementedError: there is no loop for the settings.
+    NotImplementedError: there is no loop for the settings, or they ask for
+      classifier-free guidance.
   """
   _check(task, params)
   searches = isinstance(params, decoder_hparams.BeamSearchHParams)
@@ -353,6 +365,8 @@ def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
       f'{task._pax_describe()}: beam search of a sequence model begins without a '
       'prefix; set fprop_for_prefix=False.'
     )
+  if getattr(params, 'cf_guidance_scale', None) is not None:
+    batch = task._prepare_guidance_decode_data(batch)
   src, tgt = batch.src, batch.tgt
   target_ids, target_paddings = jnp.asarray(tgt.ids), jnp.asarray(tgt.paddings)
   count = target_ids.shape[0]
@@ -371,6 +385,15 @@ def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
 
   def fprop_fn(model, ids, paddings) -> None:
     model(src.ids, src.paddings, prefill.ids, prefill.paddings)
+
+  if native_decode.is_native(task):
+    return native_decode.decode(
+      task,
+      lambda: fprop_fn(task.model, None, None),
+      decode_sequence_model,
+      params,
+      batch,
+    )
 
   def extend_step_fn(model, ids, segment_pos) -> JTensor:
     return model.extend_step(ids).logits

@@ -23,18 +23,9 @@ _INHERITED_IF_NONE = (
   'mesh_axis_names',
 )
 _MISSING = object()
-_NOTHING_TO_FREEZE = frozenset(
-  {
-    bool,
-    int,
-    float,
-    str,
-    type,
-    type(jnp.float32),
-    pax_fiddle.Config,
-    weights.WeightInit,
-  }
-)
+# Types of which no instance holds a config, a layer or a container.
+_PLAIN = config_clone.ATOMIC_TYPES | {type(jnp.float32), weights.WeightInit}
+_NOTHING_TO_FREEZE = _PLAIN | {pax_fiddle.Config}
 
 
 def inherited(source, target_value: Callable[[str], Any]) -> dict[str, Any]:
@@ -123,7 +114,7 @@ def build_child(cfg: pax_fiddle.Config, parent, name: str, skip_clone: bool):
   leaves = leaf_templates(cls)
   for field, value in list(arguments.items()):
     kind = type(value)
-    if kind in config_clone.ATOMIC_TYPES:
+    if kind in _PLAIN:
       continue
     if field in templates:
       if field in leaves and config_clone.is_like_new(value, leaves[field]):
@@ -298,7 +289,7 @@ class ChildrenMixin:
     values = self.__dict__
     for name in self._pax_field_order:
       value = values.get(name)
-      if value is None or type(value) in _NOTHING_TO_FREEZE or name == 'parent':
+      if type(value) in _NOTHING_TO_FREEZE or name == 'parent':
         continue
       adopted = self._pax_adopt(value, name)
       if adopted is not value:

@@ -131,7 +131,7 @@ class CollectionsMixin:
     if self._pax_run.is_stale(self.module_name, key):
       return {}
     if (
-      key not in self._pax_opened
+      (self.module_name, key) not in self._pax_run.opened
       and (self.module_name, key) not in self._pax_run.present
     ):
       return {}
@@ -147,7 +147,7 @@ class CollectionsMixin:
       bucket[name] = value
     else:
       self._pax_scoped(hk.set_state, key, {**bucket, name: value})
-      self._pax_opened.add(key)
+      self._pax_run.opened.add((self.module_name, key))
       self._pax_run.stale.get(self.module_name, set()).discard(key)
 
   def add_summary(

@@ -79,14 +79,14 @@ def running(layer) -> Iterator[None]:
   if not hasattr(_local, 'stack'):
     _local.stack = []
   values = layer.__dict__
-  if not values['_pax_compact_depth']:
+  if not layer._pax_compact_depth:
     if '_pax_compact_names' not in values:
       declared = frozenset(values['_pax_weights']) | frozenset(
         values['_pax_non_trainables']
       )
       values['_pax_compact_names'] = Names(declared)
     values['_pax_compact_names'].start()
-  values['_pax_compact_depth'] += 1
+  values['_pax_compact_depth'] = layer._pax_compact_depth + 1
   _local.stack.append(layer)
   try:
     yield

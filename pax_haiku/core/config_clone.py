@@ -74,23 +74,25 @@ class _NoHistory(fiddle.history.History):
 
 
 _NO_HISTORY = _NoHistory()
+_set = object.__setattr__
 
 
 def _clone_config(config: fdl.Buildable, memo: dict[int, Any]) -> fdl.Buildable:
-  new = object.__new__(type(config))
-  arguments = dict(config.__arguments__)
+  arguments = config.__arguments__.copy()
   for name, value in arguments.items():
-    kind = type(value)
-    if kind not in ATOMIC_TYPES:
+    if type(value) not in ATOMIC_TYPES:
       arguments[name] = clone_value(value, memo)
   tags = collections.defaultdict(set)
-  for name, names in config.__argument_tags__.items():
-    tags[name] = set(names)
-  parts = new.__dict__
-  parts['__fn_or_cls__'] = config.__fn_or_cls__
-  parts['__signature_info__'] = config.__signature_info__
-  parts['__arguments__'] = arguments
-  parts['__argument_tags__'] = tags
-  parts['__argument_history__'] = (
-      fiddle.history.History() if fiddle.history.tracking_enabled() else _NO_HISTORY)
+  if config.__argument_tags__:
+    tags.update((name, set(t)) for name, t in config.__argument_tags__.items())
+  tracking = fiddle.history.tracking_enabled()
+  new = object.__new__(type(config))
+  # Not through new.__dict__, which would make a dictionary that the object does without.
+  _set(new, '__fn_or_cls__', config.__fn_or_cls__)
+  _set(new, '__signature_info__', config.__signature_info__)
+  _set(new, '__arguments__', arguments)
+  _set(new, '__argument_tags__', tags)
+  _set(
+      new, '__argument_history__',
+      fiddle.history.History() if tracking else _NO_HISTORY)
   return new

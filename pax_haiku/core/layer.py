@@ -309,8 +309,6 @@ class BaseLayer(
     values['_pax_weights'] = {}
     values['_pax_non_trainables'] = {}
     values['_pax_children'] = {}
-    values['_pax_opened'] = set()
-    values['_pax_compact_depth'] = 0
     if self.fprop_dtype is None:
       values['fprop_dtype'] = self.dtype
     if run.initializing:
@@ -334,10 +332,11 @@ class BaseLayer(
         values[table].clear()
       raise
     values['_pax_phase'] = READY
-    if self._pax_run.initializing:
-      self._pax_run.set_up[self.path] = self
-    if self._pax_run.is_stale(self.module_name, constants.SUMMARIES):
-      self._pax_run.stale[self.module_name].discard(constants.SUMMARIES)
+    run = self._pax_run
+    if run.initializing:
+      run.set_up[self.path] = self
+    if run.stale and run.is_stale(self.module_name, constants.SUMMARIES):
+      run.stale[self.module_name].discard(constants.SUMMARIES)
       self._pax_scoped(hk.set_state, constants.SUMMARIES, {})
 
   def _pax_name_scope(self):

@@ -76,6 +76,7 @@ class Run:
     'shared',
     'adopted',
     'present',
+    'opened',
     'stale',
     'lifted',
     'names',
@@ -107,6 +108,7 @@ class Run:
     self.shared = {}
     self.adopted = {}
     self.present = set()  # (module, entry) of the state that this run began with
+    self.opened = set()  # (module, bucket) that layers of this run wrote
     self.stale = {}  # module -> its buckets that an earlier apply left
     self.lifted = set()  # module names of children that a loop has run
     self.outside = ''  # for messages: where this run takes place, as 'net/stack/'

@@ -64,9 +64,10 @@ def _is_dropped(frame) -> bool:
 class Declared(NamedTuple):
   """A variable as the layer declared it: names and numbers, never arrays."""
 
+  name: str
   hparams: WeightHParams
   shape: tuple[int, ...]
-  init: Any
+  collection: str
   keeps_dtype: bool  # exempt from the cast to bfloat16
 
 
@@ -104,26 +105,30 @@ class VariablesMixin:
     self._pax_check_variable_name(name, trainable, table)
     hparams = self._pax_complete(var_hparams, trainable)
     keeps = weights.var_disallow_bfloat16_conversion(hparams)
-    shape = tuple(hparams.shape)
     collection = constants.PARAMS if trainable else constants.NON_TRAINABLE
-    declared = Declared(
-      hparams,
-      shape,
-      functools.partial(self._pax_initial_value, name, hparams, collection),
-      keeps,
-    )
+    declared = Declared(name, hparams, tuple(hparams.shape), collection, keeps)
     table[name] = declared
     if self._pax_compact_depth:
       self._pax_compact_names.variables.add(name)
     run = self._pax_run
-    read = functools.partial(self._pax_read_theta if trainable else self.get_var, name)
-    if not run.initializing:
-      return None if _is_dropped(sys._getframe(1)) else read()
-    if run.metadata is not None:
-      run.metadata[(collection, self.path, name)] = hparams
-    get = hk.get_parameter if trainable else hk.get_state
-    self._pax_scoped(get, name, shape, hparams.dtype, declared.init)
-    return read()
+    if run.initializing:
+      if run.metadata is not None:
+        run.metadata[(collection, self.path, name)] = hparams
+      self._pax_get(declared)
+    elif _is_dropped(sys._getframe(1)):
+      return None
+    return self._pax_read_theta(name) if trainable else self.get_var(name)
+
+  def _pax_get(self, declared: Declared):
+    """The variable as Haiku holds it, which makes it if it may."""
+    trainable = declared.collection == constants.PARAMS
+    return self._pax_scoped(
+      hk.get_parameter if trainable else hk.get_state,
+      declared.name,
+      declared.shape,
+      declared.hparams.dtype,
+      functools.partial(VariablesMixin._pax_initial_value, self, declared),
+    )
 
   def _pax_check_variable_name(self, name: str, trainable: bool, table):
     if name in self.__dict__ or hasattr(type(self), name):
@@ -177,10 +182,9 @@ class VariablesMixin:
       labels.append(WeightHParamsCollection.NON_TRAINABLE)
     return hparams
 
-  def _pax_initial_value(
-    self, name: str, hparams: WeightHParams, collection: str, shape, dtype
-  ):
+  def _pax_initial_value(self, declared: Declared, shape, dtype):
     """Initializer given to Haiku; draws this layer's next `params` key."""
+    name, hparams, _, collection, _ = declared
     run = self._pax_run
     creates = run.initializing or (
       not run.native
@@ -294,10 +298,7 @@ class VariablesMixin:
     if self._pax_interactive is not None:
       return self._pax_interactive.attribute('theta')
     self._pax_require_setup('theta')
-    theta = self.__dict__.get('_pax_theta')
-    if theta is None:
-      theta = self.__dict__['_pax_theta'] = Theta(self)
-    return theta
+    return Theta(self)
 
   def _pax_read_theta(self, name: str):
     declared = self._pax_weights.get(name)
@@ -318,9 +319,7 @@ class VariablesMixin:
       value = written.find(self.module_name, name)
     try:
       if value is None:
-        value = self._pax_scoped(
-          hk.get_parameter, name, declared.shape, hparams.dtype, declared.init
-        )
+        value = self._pax_get(declared)
     except ValueError:
       if written is not None:  # created just now, which Haiku refuses in apply
         value = written.find(self.module_name, name)
@@ -370,9 +369,7 @@ class VariablesMixin:
           else ''
         )
       )
-    return self._pax_scoped(
-      hk.get_state, name, declared.shape, declared.hparams.dtype, declared.init
-    )
+    return self._pax_get(declared)
 
   def _pax_require_declared(self, what: str):
     # As in Praxis, a child that was not used yet has no variables in init, but in

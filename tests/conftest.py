@@ -5,11 +5,25 @@ suite does. What is set in the environment already wins.
 """
 
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 # The suite compiles thousands of tiny programs and runs each once, so the time goes
 # into compiling: leave the expensive optimizations out. Level 0 would round otherwise.
 os.environ.setdefault(
   'XLA_FLAGS',
-  '--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true',
+  '--xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true '
+  '--xla_cpu_use_fusion_emitters=false',
 )
+
+
+def pytest_configure(config):
+  """What one worker of the suite, or a command that it runs, compiled, all may use."""
+  if 'JAX_COMPILATION_CACHE_DIR' in os.environ:  # the user's, or that of all workers
+    return
+  folder = tempfile.mkdtemp(prefix='pax_haiku_compiled_')
+  config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))
+  os.environ['JAX_COMPILATION_CACHE_DIR'] = folder
+  os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+  os.environ['JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES'] = '-1'

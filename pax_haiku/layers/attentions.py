@@ -24,6 +24,7 @@ from pax_haiku.layers.dot_product_attention import DotProductAttention
 from pax_haiku.layers.fused_attention import (
   attention_implementation,
   get_attention_implementation,
+  right_padding,
   set_attention_implementation,
 )
 from pax_haiku.layers.local_attention import LocalSelfAttention
@@ -67,6 +68,7 @@ __all__ = [
   'get_attention_implementation',
   'limited_context_mask',
   'merge_masks',
+  'right_padding',
   'segment_mask',
   'set_attention_implementation',
   'shift_1d',

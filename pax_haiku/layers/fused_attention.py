@@ -25,6 +25,14 @@ for them. What was chosen, and why, is logged once for each layer class and reas
   backend and of any dtype; to check numbers.
 
 Under `jit` the setting counts when a function is traced, not when it runs.
+
+Paddings need an array mask `[B, 1, 1|T, S]`, unless they are known to be at the end of
+each row: then the kernel needs their lengths at most, and nothing if the mask is
+causal. A `StructuredMask` can promise that; for a `TransformerLm` that gets paddings
+and no segment ids the promise is
+
+    with attentions.right_padding():  # around the trace
+      ...
 """
 
 import contextlib
@@ -43,6 +51,7 @@ JTensor = pytypes.JTensor
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'jax')
 _setting = 'auto'
+_right_padding = False
 
 
 def set_attention_implementation(name: str) -> str:
@@ -74,6 +83,26 @@ def attention_implementation(name: str) -> Iterator[None]:
     yield
   finally:
     set_attention_implementation(before)
+
+
+@contextlib.contextmanager
+def right_padding() -> Iterator[None]:
+  """Promises that language models get paddings at the end of rows only.
+
+  And that nobody looks at their outputs there (labels have weight 0), see
+  `StructuredMask.right_padded`. Nothing changes where no kernel is used.
+  """
+  global _right_padding
+  before, _right_padding = _right_padding, True
+  try:
+    yield
+  finally:
+    _right_padding = before
+
+
+def is_right_padding() -> bool:
+  """Whether that is promised."""
+  return _right_padding
 
 
 @functools.cache
@@ -152,13 +181,12 @@ def _call(
   """`jax.nn.dot_product_attention` with as little of a mask as the parts need."""
   batch, length, key_length = query.shape[0], query.shape[1], key.shape[1]
   causal = mask.causal and mask.causal_attention_mask is None
-  rest = mask if not causal else dataclasses.replace(mask, causal=False)
-  lengths = None
-  if mask.right_padded and mask.paddings is not None:
-    rest = dataclasses.replace(rest, paddings=None)
-    if not mask.causal or mask.causal_attention_mask is not None:
-      lengths = jnp.sum(mask.paddings < 0.5, axis=1, dtype=jnp.int32)
-      lengths = jnp.broadcast_to(lengths, (batch,))
+  rest, lengths = mask.split_lengths()
+  if causal:
+    # Keys at the end of a row come after all queries that count.
+    rest, lengths = dataclasses.replace(rest, causal=False), None
+  if lengths is not None:
+    lengths = jnp.broadcast_to(lengths, (batch,))
   visible = rest.visible(length, key_length, hide_padded_queries=False)
   if visible is not None and (length % 2 or key_length % 2):
     # What cuDNN says itself only when the call is differentiated, too late.

@@ -44,8 +44,9 @@ class StructuredMask:
     causal_attention_mask: `[B, S]`, 0 for keys that `causal` does not hide (a prefix),
       1 for the rest; None: all ones.
     right_padded: promises that `paddings` are at the end of each row and that nobody
-      looks at results of padded queries, which may then be any finite numbers. Lets a
-      fused kernel do without the paddings.
+      looks at results of padded queries, which may then be any finite numbers. Without
+      `paddings` it says so of `segment_ids`: one segment that is not 0, then 0s. Lets a
+      fused kernel do with the lengths of rows, or with `causal` alone.
   """
 
   causal: bool = dataclasses.field(default=False, metadata=dict(static=True))
@@ -54,6 +55,23 @@ class StructuredMask:
   key_segment_ids: JTensor | None = None
   causal_attention_mask: JTensor | None = None
   right_padded: bool = dataclasses.field(default=False, metadata=dict(static=True))
+
+  def split_lengths(self) -> 'tuple[StructuredMask, JTensor | None]':
+    """The mask without what `right_padded` promises, and that as lengths of rows.
+
+    Returns:
+      A mask that hides nothing because of padding at the end of rows, and how many keys
+      of each row there are, `[1|B]` int32; the mask itself and None without a promise.
+    """
+    if not self.right_padded:
+      return self, None
+    if self.paddings is not None:
+      rest, real = dataclasses.replace(self, paddings=None), self.paddings < 0.5
+    elif self.segment_ids is not None and self.key_segment_ids is None:
+      rest, real = dataclasses.replace(self, segment_ids=None), self.segment_ids != 0
+    else:
+      return self, None
+    return rest, jnp.sum(real, axis=1, dtype=jnp.int32)
 
   def _hides_padded_queries(self) -> bool:
     if self.paddings is None or self.key_segment_ids is not None:

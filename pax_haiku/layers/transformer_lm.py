@@ -9,6 +9,7 @@ from pax_haiku import base_layer, pax_fiddle, py_utils, pytypes
 from pax_haiku.layers import (
   attentions,
   embedding_softmax,
+  fused_attention,
   lm_loss,
   normalizations,
   stacked_transformer,
@@ -169,14 +170,21 @@ class TransformerLm(base_layer.BaseLayer):
     return x
 
   def _segment_mask(
-    self, segment_ids: JTensor | None, causal_attention_mask: JTensor | None, dtype
+    self,
+    segment_ids: JTensor | None,
+    causal_attention_mask: JTensor | None,
+    dtype,
+    right_padded: bool = False,
   ) -> AttentionMask:
     """What hides other segments, padding, and the future: structured if possible."""
     masked = self.model_type != LanguageModelType.BIDIRECTIONAL
     if transformer_templates.passes_structured_masks(self.stacked_transformer_tpl):
       prefix = causal_attention_mask if masked else None
       return StructuredMask(
-        causal=masked, segment_ids=segment_ids, causal_attention_mask=prefix
+        causal=masked,
+        segment_ids=segment_ids,
+        causal_attention_mask=prefix,
+        right_padded=right_padded,
       )
     if not masked:
       return attentions.segment_mask(segment_ids, segment_ids, dtype)
@@ -210,7 +218,8 @@ class TransformerLm(base_layer.BaseLayer):
     Args:
       inputs: ids `[B, T]`.
       paddings: `[B, T]`, 1 at padded tokens. None: there are none, which makes the mask
-        of a causal model all causal; with a stack of this library only.
+        of a causal model all causal; with a stack of this library only. See
+        `attentions.right_padding` for paddings at the end of rows.
       labels: see `compute_loss`.
       segment_ids: `[B, T]`, of packed examples.
       segment_pos: `[B, T]`, positions in the segments; given with `segment_ids`.
@@ -224,6 +233,7 @@ class TransformerLm(base_layer.BaseLayer):
     """
     self._count_tokens(inputs, paddings)
     batch, length = inputs.shape
+    right_padded = segment_ids is None and fused_attention.is_right_padding()
     if segment_ids is None:
       if segment_pos is not None:
         raise AssertionError(
@@ -238,7 +248,9 @@ class TransformerLm(base_layer.BaseLayer):
       self.update_decode_state('ngrammer_prefix_emb', jnp.zeros_like(x[:, :1]))
       self.update_decode_state('ngrammer_prefix_segment_pos', segment_pos[:, :1] * 0)
     if segment_mask is None:
-      segment_mask = self._segment_mask(segment_ids, causal_attention_mask, x.dtype)
+      segment_mask = self._segment_mask(
+        segment_ids, causal_attention_mask, x.dtype, right_padded
+      )
     self.update_decode_state('time_step', start_time_step)
     x = self.transformer(
       x, paddings, segment_mask=segment_mask, segment_pos=segment_pos

@@ -4,16 +4,19 @@ There is no GPU here: JAX's own computation stands in for cuDNN's, which takes t
 arguments (the setting 'jax').
 """
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pax_haiku import pax_fiddle
+from pax_haiku import pax_fiddle, py_utils
 from pax_haiku.layers import (
   attentions,
   fused_attention,
   grouped_query_attention,
+  models,
   multi_query_attention,
 )
 from pax_haiku.layers.attentions import StructuredMask, attention_implementation
@@ -32,7 +35,17 @@ MASKS = {
   'causal paddings': dict(causal=True, paddings=PADDINGS),
   'right padded': dict(paddings=PADDINGS, right_padded=True),
   'causal right padded': dict(causal=True, paddings=PADDINGS, right_padded=True),
+  'right padded ids': dict(segment_ids=1 - PADDINGS, right_padded=True),
+  'causal right padded ids': dict(
+    causal=True, segment_ids=1 - PADDINGS, right_padded=True
+  ),
   'prefix': dict(causal=True, causal_attention_mask=PADDINGS),
+  'right padded prefix': dict(
+    causal=True,
+    causal_attention_mask=np.float32([[0, 0, 1, 1, 1, 1]]),
+    segment_ids=1 - PADDINGS,
+    right_padded=True,
+  ),
 }
 LAYERS = {
   'plain': (attentions.DotProductAttention, {}),
@@ -114,7 +127,10 @@ def test_grouped_query_attention_agrees(asked):
     ('causal paddings', True, True, False),
     ('right padded', False, False, True),
     ('causal right padded', True, False, False),
+    ('right padded ids', False, False, True),
+    ('causal right padded ids', True, False, False),
     ('prefix', False, True, False),
+    ('right padded prefix', False, True, True),
   ],
 )
 def test_the_kernel_is_given_no_more_of_a_mask_than_it_needs(
@@ -130,6 +146,60 @@ def test_the_kernel_is_given_no_more_of_a_mask_than_it_needs(
   assert (call['key_value_seq_lengths'] is not None) == lengths
   if masked:
     assert call['mask'].dtype == bool and call['mask'].shape[1] == 1
+
+
+BATCH = py_utils.NestedMap(
+  ids=np.int32(4 * IDS), labels=np.ones((2, 6), np.int32), weights=1 - PADDINGS
+)
+PADDED = BATCH.copy()
+PADDED.paddings = PADDINGS
+PACKED = PADDED.copy()
+PACKED.segment_ids, PACKED.segment_pos = IDS, np.tile(np.arange(6), (2, 1))
+
+
+def language_model(packed=False):
+  config = pax_fiddle.Config(models.LanguageModel, name='layer')
+  lm = config.lm_tpl.set(model_dims=8, vocab_size=9, packed_input=packed)
+  lm.stacked_transformer_tpl.set(num_layers=1, num_heads=2, hidden_dims=8)
+  return config.Instantiate()
+
+
+@pytest.mark.parametrize(
+  'promised, batch, masked',
+  [(False, BATCH, False), (False, PADDED, True), (True, PACKED, True)],
+)
+def test_language_models_pass_on_what_they_know(promised, batch, masked, asked):
+  layer = language_model('segment_ids' in batch)
+  promise = attentions.right_padding if promised else contextlib.nullcontext
+  with promise(), attention_implementation('jax'):
+    jax.eval_shape(lambda: harness.init(layer, batch))
+  (call,) = asked
+  assert call['is_causal'] and call['key_value_seq_lengths'] is None
+  assert (call['mask'] is not None) == masked
+
+
+def test_language_model_of_rows_that_are_padded_at_the_end(asked):
+  """The kernel gets no mask, and loss and gradients are those of the formula."""
+  layer = language_model()
+  variables = harness.randomize(jax.eval_shape(lambda: harness.init(layer, PADDED)))
+
+  def losses(params):
+    metrics = harness.apply(layer, {'params': params}, PADDED)[0][0]
+    return metrics.total_loss[0]
+
+  def run():
+    return jax.jit(jax.value_and_grad(lambda p: losses(p)))(variables['params'])
+
+  expected = run()
+  with attentions.right_padding():
+    unchanged = run()
+    assert not asked
+    with attention_implementation('jax'):
+      got = run()
+  assert asked and all(call['mask'] is None for call in asked)
+  jax.tree.map(np.testing.assert_array_equal, unchanged, expected)
+  for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(expected), strict=True):
+    np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 HINDRANCES = {

@@ -10,6 +10,7 @@ from pax_haiku.layers import (
   attentions,
   embedding_softmax,
   fused_attention,
+  id_checks,
   lm_loss,
   normalizations,
   stacked_transformer,
@@ -216,7 +217,7 @@ class TransformerLm(base_layer.BaseLayer):
     Padded tokens are a segment of their own, unless there are segment ids.
 
     Args:
-      inputs: ids `[B, T]`.
+      inputs: ids `[B, T]`; see `id_checks.checked_ids`.
       paddings: `[B, T]`, 1 at padded tokens. None: there are none, which makes the mask
         of a causal model all causal; with a stack of this library only. See
         `attentions.right_padding` for paddings at the end of rows.
@@ -232,6 +233,7 @@ class TransformerLm(base_layer.BaseLayer):
       See `compute_loss`; the activations `[B, T, D]` with `skip_compute_loss`.
     """
     self._count_tokens(inputs, paddings)
+    id_checks.check(self, 'inputs', inputs, self.vocab_size)
     batch, length = inputs.shape
     right_padded = segment_ids is None and fused_attention.is_right_padding()
     if segment_ids is None:
@@ -285,6 +287,9 @@ class TransformerLm(base_layer.BaseLayer):
     if labels is None:
       out = lm_loss.predictions(self, activations, input_ids)
     else:
+      if 'class_ids' in labels:
+        ids, weights = labels.class_ids, labels.class_weights
+        id_checks.check(self, 'labels', ids, self.vocab_size, weights)
       out = lm_loss.softmax_loss(self, activations, labels, input_ids)
       out.total_loss = out.avg_xent
       if self.record_logits_in_xent_output or (
@@ -352,6 +357,7 @@ class TransformerLm(base_layer.BaseLayer):
       raise AssertionError(
         f'{self._pax_describe()}: a bidirectional model cannot decode step by step.'
       )
+    id_checks.check(self, 'inputs', inputs, self.vocab_size)
     single = inputs.ndim == 1
     ids = inputs[:, jnp.newaxis] if single else inputs
     positions = segment_pos

@@ -167,3 +167,36 @@ def test_errors(variables):
     harness.init(build(stacked_transformer_tpl=bad), IDS, PAD)
   with pytest.raises(ValueError, match='0 post-attention n-gram templates for 1'):
     harness.init(build(post_attention_ngrammer_tpls=[]), IDS, PAD)
+
+
+WRONG_LABELS = NestedMap(class_ids=IDS + 1, class_weights=1 - PAD)
+
+
+@pytest.mark.parametrize(
+  'ids, labels, message',
+  [
+    (IDS + 1, LABELS, "TransformerLm at the root: inputs must lie between 0 and 6"),
+    (IDS, WRONG_LABELS, 'labels must .* 7 tokens; found ids from 0 to 7'),
+    (IDS - 1, None, 'inputs must .* found ids from -1 to 5'),
+  ],
+)
+def test_ids_outside_the_vocabulary_are_an_error_on_demand(
+  ids, labels, message, variables
+):
+  layer = build(skip_aux_loss=True)
+  harness.apply(layer, variables, ids, PAD, labels)  # as in Pax, not a word
+  with transformer_models.checked_ids(), pytest.raises(ValueError, match=message):
+    harness.apply(layer, variables, ids, PAD, labels)
+
+
+def test_ids_of_a_compiled_model_are_checked_when_it_runs(variables):
+  run = jax.jit(lambda ids: harness.apply(build(), variables, ids, PAD)[0].logits)
+  with transformer_models.checked_ids():
+    run(IDS).block_until_ready()
+    with pytest.raises(Exception, match='inputs must lie between 0 and 6'):
+      run(IDS + 1).block_until_ready()
+      jax.effects_barrier()
+  jaxpr = jax.make_jaxpr(run)(IDS)
+  assert 'callback' in str(jaxpr)
+  unchecked = jax.make_jaxpr(lambda i: harness.apply(build(), variables, i, PAD)[0])
+  assert 'callback' not in str(unchecked(IDS))

@@ -13,8 +13,8 @@ import types
 from typing import Any
 
 import fiddle as fdl
-import fiddle.history
 import numpy as np
+from fiddle.history import History, tracking_enabled
 
 # Values that are shared, not copied: they cannot change.
 _ATOMIC = (type(None), bool, int, float, complex, str, bytes, type, enum.Enum, np.dtype,
@@ -41,13 +41,16 @@ def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
 
   A config that occurs several times inside `value` is one object in the copy, too.
   """
-  kind = type(value)
-  if kind in ATOMIC_TYPES:
+  if type(value) in ATOMIC_TYPES:
     return value
-  memo = {} if memo is None else memo
+  return _clone(value, {} if memo is None else memo)
+
+
+def _clone(value: Any, memo: dict[int, Any]) -> Any:
   known = memo.get(id(value))
   if known is not None:
     return known
+  kind = type(value)
   if is_config_type(kind):
     new = _clone_config(value, memo)
   elif kind is list or kind is tuple:
@@ -62,7 +65,7 @@ def clone_value(value: Any, memo: dict[int, Any] | None = None) -> Any:
   return new
 
 
-class _NoHistory(fiddle.history.History):
+class _NoHistory(History):
   """The history of all clones made while Fiddle tracks none, as in every setup.
 
   One object for all: a layer keeps dozens of configs, and each object that a trace
@@ -81,18 +84,15 @@ def _clone_config(config: fdl.Buildable, memo: dict[int, Any]) -> fdl.Buildable:
   arguments = config.__arguments__.copy()
   for name, value in arguments.items():
     if type(value) not in ATOMIC_TYPES:
-      arguments[name] = clone_value(value, memo)
+      arguments[name] = _clone(value, memo)
   tags = collections.defaultdict(set)
   if config.__argument_tags__:
     tags.update((name, set(t)) for name, t in config.__argument_tags__.items())
-  tracking = fiddle.history.tracking_enabled()
   new = object.__new__(type(config))
-  # Not through new.__dict__, which would make a dictionary that the object does without.
+  # Through new.__dict__ the object would get a dictionary, which it can do without.
   _set(new, '__fn_or_cls__', config.__fn_or_cls__)
   _set(new, '__signature_info__', config.__signature_info__)
   _set(new, '__arguments__', arguments)
   _set(new, '__argument_tags__', tags)
-  _set(
-      new, '__argument_history__',
-      fiddle.history.History() if tracking else _NO_HISTORY)
+  _set(new, '__argument_history__', History() if tracking_enabled() else _NO_HISTORY)
   return new

@@ -12,6 +12,7 @@ import functools
 from typing import Any, Generic, TypeVar
 
 import fiddle as fdl
+import fiddle.history
 from fiddle import daglish
 
 from pax_haiku.core import config_clone, config_fields
@@ -138,7 +139,14 @@ class PaxConfig(Generic[T], fdl.Config[T], CloneAndSetMixin):
     return mesh_shape_of(self)
 
   def __setattr__(self, name: str, value: Any):
-    if name == 'cls' and not _has_parameter(self, 'cls'):
+    # As in __getattr__: what a layer's setup sets takes the short way.
+    if (
+        name in _plain_defaults(self.__fn_or_cls__)
+        and not fiddle.history.tracking_enabled()
+        and not isinstance(value, fdl.Buildable)
+    ):
+      self.__arguments__[name] = value
+    elif name == 'cls' and not _has_parameter(self, 'cls'):
       update_callable(self, value)
     else:
       try:

@@ -7,7 +7,7 @@ import dataclasses
 import dis
 import functools
 import sys
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import haiku as hk
 import jax

@@ -141,6 +141,6 @@ CASES = [
     xl('decode', zero_fully_masked=True, scale_logits_by_head_dims=True,
        atten_logit_cap=0.9),
     local('decode'),
-    local('decode-right', right_context=1, scale_logits_by_head_dims=True,
-          atten_logit_cap=0.9),
+    local('decode-right', left_context=1, right_context=1, atten_logit_cap=0.9,
+          scale_logits_by_head_dims=True),
 ]

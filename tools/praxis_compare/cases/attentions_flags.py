@@ -50,7 +50,7 @@ def call(layer, x, mask, _):
   return layer(x, x, x, mask)
 
 
-LOCAL = dict(left_context=2, right_context=0)
+LOCAL = dict(block_size=2, left_context=2, right_context=0)
 
 CASES = [
     *pair('DotProductAttention', STEPS, decode),
@@ -58,6 +58,6 @@ CASES = [
     *pair('DotProductAttentionXL', STEPS, decode, rel_pos_emb_dim=6),
     *pair('LocalSelfAttention', STEPS, decode, dict(simulated=True), **LOCAL),
     *pair('LocalSelfAttentionXL', STEPS, call, rel_pos_emb_dim=6, **LOCAL),
-    *pair('LocalSelfAttentionRelativeBias', STEPS, decode, block_size=2, **LOCAL),
+    *pair('LocalSelfAttentionRelativeBias', STEPS, decode, **LOCAL),
     *pair('LocalSelfAttentionAlibi', STEPS, decode, **LOCAL),
 ]

@@ -3,22 +3,20 @@
 import numpy as np
 
 from praxis_compare.cases.attentions import FULL, GRADS, ONCE, PAD, X, mask_of, run_self
-from praxis_compare.inputs import floats
 from praxis_compare.spec import DTYPES, cfg, family
 
 LOCAL = dict(input_dim=8, hidden_dim=8, num_heads=2, method=run_self, **ONCE)
-ALL = mask_of(np.zeros((2, 1, 1, 5), bool))
+# As far to the left and right as blocks of two allow: one block before, one after.
+WINDOW = dict(left_context=3, right_context=2, **LOCAL)
 PADDED = mask_of(PAD)
 
 xl = family('attentions.DotProductAttentionXL', X, FULL, rel_pos_emb_dim=6, **LOCAL)
-local = family('attentions.LocalSelfAttention', X, PADDED, left_context=2,
-               right_context=1, **LOCAL)
+local = family('attentions.LocalSelfAttention', X, PADDED, **WINDOW)
 local_xl = family('attentions.LocalSelfAttentionXL', X, PADDED, rel_pos_emb_dim=6,
-                  left_context=3, right_context=1, **LOCAL)
+                  **WINDOW)
 biased = family('attentions.LocalSelfAttentionRelativeBias', X, PADDED, block_size=2,
-                left_context=3, right_context=1, **LOCAL)
-sloped = family('attentions.LocalSelfAttentionAlibi', X, PADDED, block_size=3,
-                left_context=3, right_context=0, **LOCAL)
+                **WINDOW)
+sloped = family('attentions.LocalSelfAttentionAlibi', X, PADDED, **WINDOW)
 
 CASES = [
     xl('default', dtypes=DTYPES, **GRADS),
@@ -27,7 +25,6 @@ CASES = [
     xl('no-dims', rel_pos_emb_dim=0, raises='ValueError'),
     local('default', dtypes=DTYPES, **GRADS),
     local('full-mask', X, FULL, **GRADS),
-    local('one-step-left-of-block', block_size=2, left_context=3, right_context=2),
     local('cap', atten_logit_cap=0.8),
     local('dropout', atten_dropout_prob=0.3),
     local('rotary', use_rotary_position_emb=True),
@@ -38,7 +35,7 @@ CASES = [
               x, x, x, mask, np.zeros((2, 5), np.int32), np.zeros((2, 5), np.int32)),
           raises='NotImplementedError'),
     local_xl('default', dtypes=DTYPES, **GRADS),
-    local_xl('full-mask', floats(2, 7, 8), mask_of(np.zeros((2, 1, 7, 7), bool))),
+    local_xl('full-mask', X, FULL),
     local_xl('simulated', simulated=True, raises='ValueError', known={
         'error': 'Praxis 1.4.0 raises while it words its ValueError'}),
     biased('default', dtypes=DTYPES, **GRADS),

@@ -14,6 +14,7 @@ from praxis_compare.cases.attentions import (
     WT,
     X,
     Y,
+    causal,
     mask_of,
     run_self,
 )
@@ -29,7 +30,6 @@ from praxis_compare.cases.attentions_decode import (
   step_mask,
 )
 from praxis_compare.cases.attentions_decode import POS as PREFIX_POS
-from praxis_compare.inputs import floats
 from praxis_compare.spec import DTYPES, FLOAT32, MODES, case, family
 
 # Flags that have no effect (scale, init), and no cache.
@@ -38,9 +38,7 @@ UNCACHED = dict(decode_cache=False, internal_enable_query_scale=False,
 NEWER = 'the newest Praxis has this field, 1.4.0 does not'
 SIZES = dict(input_dim=8, hidden_dim=8, num_heads=2)
 FOUR = dict(input_dim=8, hidden_dim=16, num_heads=4, num_kv_heads=2)
-EVEN = floats(2, 6, 8)
-EVEN_MASK = mask_of((np.arange(6)[:, None] < np.arange(6))[None, None],
-                    np.zeros((2, 1, 6, 6), bool))
+EVEN_MASK = mask_of(causal(4), np.zeros((2, 1, 4, 4), bool))
 
 mqa = family('multi_query_attention.MultiQueryDotProductAttention', X, FULL,
              method=run_self, **SIZES, **ONCE)
@@ -71,7 +69,7 @@ CASES = [
          dict(input_dim=8, output_dim=4, use_bias=False), X, grads=False,
          dtypes=FLOAT32, modes=('eval',)),
     mqa('default', **BOTH),
-    mqa('uncached', dim_per_head=3, scale_query_by_dim_per_head=True,
+    mqa('uncached', hidden_dim=16, dim_per_head=4, scale_query_by_dim_per_head=True,
         output_proj_use_nhd_shape=True, use_bias=False, collections=CACHES, **UNCACHED),
     mqa('extra-logit', attention_extra_logit=0.3),
     mqa('dropout', atten_dropout_prob=0.4),
@@ -83,15 +81,14 @@ CASES = [
         method=lambda layer, x, y, *rest: layer(x, y, y, *rest)),
     mqa('zero-masked', zero_fully_masked=True, known={'error': NEWER}),
     mqa('window', local_window_size=(1, 1), known={'error': NEWER}),
-    mqa('chunked', EVEN, EVEN_MASK, chunked_attn_num_seq_split=3, dtypes=DTYPES,
-        **GRADS),
+    mqa('chunked', Y, EVEN_MASK, chunked_attn_num_seq_split=2, dtypes=DTYPES, **GRADS),
     mqa('chunked-odd', chunked_attn_num_seq_split=2, raises='AssertionError'),
     mqa('dconv', dconv_qkv=True, raises='AssertionError'),
     mqa('combined', combine_qkv=True, raises='AssertionError'),
     mqa('sharded', **MESH, **{f'{WT}.proj': ['d', 'm', None],
                               f'{WT}.proj_headless': ['d', None]}),
     two('groups-of-2', dtypes=DTYPES, **GRADS),
-    two('groups-of-2-dropout', atten_dropout_prob=0.4, **GRADS),
+    two('groups-of-2-dropout', atten_dropout_prob=0.4),
     two('groups-of-2-rotary-cap', use_rotary_position_emb=True, atten_logit_cap=0.8,
         attention_extra_logit=0.3),
     two('groups-of-2-bias', X, FULL, POS, POS, relative_bias_tpl=REL, modes=('eval',)),

@@ -19,13 +19,12 @@ def top_k_accuracy(
     k: at least 1.
     logits: `[B, V]`; a label's logit that equals the k-th largest counts.
     label_probs: `[B, V]`, the label is the most probable class.
-    weights: `[B]`.
+    weights: `[B]`; their dtype is that of the result.
   """
   label = jnp.argmax(label_probs, axis=-1)
   own = jnp.take_along_axis(logits, label[:, jnp.newaxis], axis=-1)[:, 0]
   least = jnp.sort(logits, axis=-1)[:, -k]
-  hits = (own >= least).astype(jnp.float32)
-  return jnp.sum(hits * weights) / jnp.maximum(1.0, jnp.sum(weights))
+  return jnp.sum((own >= least) * weights) / jnp.maximum(1.0, jnp.sum(weights))
 
 
 class ClassificationModel(base_model.BaseModel):
@@ -155,6 +154,6 @@ class ClassificationMLPModel(base_model.BaseModel):
   def compute_loss(self, predictions: NestedMap, input_batch: NestedMap):
     """`total_loss`, which is the accuracy against `labels`, as in Pax."""
     hits = input_batch.labels == predictions.per_example_argmax
-    number = jnp.maximum(predictions.total_weight, 1)
+    number = jnp.maximum(jnp.sum(input_batch.weights), 1)
     accuracy = jnp.sum(hits * input_batch.weights) / number
     return NestedMap(total_loss=(accuracy, accuracy)), NestedMap()

@@ -5,7 +5,6 @@ all stages of an iteration run as one (by `jax.vmap` over the stacked variables)
 compiler can put each stage on its own devices. https://arxiv.org/abs/1811.06965
 """
 
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -284,7 +283,7 @@ class LayerwiseShardablePipelined(base_layer.BaseLayer):
           lambda v: jnp.where(valid, v, jax.lax.stop_gradient(v)), params
         )
       if self.polluting_bubbles_with_nan:
-        x = jax.tree.map(lambda v: jnp.where(valid, v, jnp.nan), x)
+        x = jax.tree.map(lambda v: _nan_unless(valid, v), x)
       out, changed = lift.apply(
         params, variables, common.merged(streams), self._stage, x, given
       )
@@ -366,28 +365,39 @@ class LayerwiseShardablePipelined(base_layer.BaseLayer):
           target[name] = jax.tree.map(lambda x: x / plan.microbatches, value)
         elif name == base_layer.SUMMARIES:
           target[name] = self._summaries(value, plan)
-        elif (
-          name == base_layer.INTERMEDIATES and self.collect_intermediate_outputs
-        ):
-          target[name] = jax.tree.map(plan.by_stage, value)
+        elif name == base_layer.INTERMEDIATES:
+          target[name] = self._intermediates(value, plan)
     state = lifted.collect(state, before, lift.exists())
     stale = lift.clear_stale()
     for module, bundle in state.items():
       stale.setdefault(module, {}).update(bundle)
     lift.write(stale)
 
-  def _summaries(self, bucket: dict[str, Any], plan) -> dict[str, Any]:
-    """Means over microbatches of each stage, from `[iterations, L, ...]`."""
-    out = {}
-    for key, value in bucket.items():
-      by_round = jax.tree.map(
-        functools.partial(plan.mean_by_round, share=len(self._prefix) == 1), value
+  def _intermediates(self, bucket: Any, plan) -> Any:
+    """`[L, batch, ...]`, or without collecting them `[iterations, L, ...]`."""
+    if not self.collect_intermediate_outputs:
+      return bucket
+    if self.stream_io:
+      raise AssertionError(
+        f'{self._pax_describe()}: collect_intermediate_outputs does not work with '
+        'stream_io.'
       )
+    return jax.tree.map(plan.by_stage, bucket)
+
+  def _summaries(self, bucket: dict[str, Any], plan) -> dict[str, Any]:
+    """Means over microbatches of each stage, from `[iterations, L, ...]`.
+
+    Rounds that share their variables are added up in a packed summary `[L, ...]`, and
+    averaged in those of single stages, as in Pax.
+    """
+    share, out = len(self._prefix) == 1, {}
+    for key, value in bucket.items():
+      by_round = jax.tree.map(plan.mean_by_round, value)
       if not self.unpack_summaries:
-        out[key] = jax.tree.map(
-          lambda x: x.reshape(*self._prefix, *x.shape[2:]), by_round
-        )
+        out[key] = jax.tree.map(lambda x: x.sum(0) if share else x, by_round)
         continue
+      if share:
+        by_round = jax.tree.map(lambda x: x.mean(0, keepdims=True), by_round)
       name = base_layer.trim_summary_type_from_key(key)
       suffix = key[len(name) :]
       for index in range(math.prod(self._prefix)):
@@ -397,6 +407,13 @@ class LayerwiseShardablePipelined(base_layer.BaseLayer):
           lambda x, r=r, s=s: x[r, s], by_round
         )
     return out
+
+
+def _nan_unless(valid, x):
+  """`x`, or NaN where `valid` is False and `x` is of floats."""
+  if not jnp.issubdtype(x.dtype, jnp.floating):
+    return x
+  return jnp.where(valid, x, jnp.nan)
 
 
 def checkpoint_name_all(tree):
@@ -429,6 +446,14 @@ class CircularLayerwiseShardablePipelined(LayerwiseShardablePipelined):
     if self.share_weights:
       return (self.num_stages,)
     return (self.circular_repeat, self.num_stages)
+
+  def _check_fields(self) -> None:
+    super()._check_fields()
+    if self.collect_intermediate_outputs:
+      raise AssertionError(
+        f'{self._pax_describe()}: a circular pipeline cannot collect intermediate '
+        'outputs; leave collect_intermediate_outputs False.'
+      )
 
   def _check_microbatches(self, num_microbatches: int) -> None:
     if num_microbatches < self.num_stages:

@@ -130,27 +130,25 @@ class Schedule:
 
   # -- What is written ----------------------------------------------------------------
 
-  def mean_by_round(self, x: JTensor, share: bool) -> JTensor:
-    """Means over microbatches: `[T, L, ...]` (0 without work) to `[R, L, ...]`.
-
-    Args:
-      x: what each stage wrote in each iteration.
-      share: average over the rounds, too: `[1, L, ...]`.
-    """
+  def mean_by_round(self, x: JTensor) -> JTensor:
+    """Means over microbatches: `[T, L, ...]`, 0 without work, to `[R, L, ...]`."""
     rounds, count = self.rounds, self.microbatches
     number = jnp.arange(rounds * count)[:, jnp.newaxis]
     stages = jnp.arange(self.stages)
     x = x[number + stages, stages]  # [R M, L, ...]
-    if share:
-      return jnp.mean(x, axis=0, keepdims=True)
     return jnp.mean(x.reshape(rounds, count, *x.shape[1:]), axis=1)
 
   def by_stage(self, x: JTensor) -> JTensor:
-    """`[T, L, size, ...]` to `[L, batch, ...]`, without what was no work."""
+    """`[T, L, size, ...]` to `[L, M size, ...]`, without what was no work.
+
+    Other shapes stay as they are.
+    """
+    if x.ndim < 3:
+      return x
     number = jnp.arange(self.microbatches)[:, jnp.newaxis]
     stages = jnp.arange(self.stages)
     x = jnp.swapaxes(x[number + stages, stages], 0, 1)  # [L, M, size, ...]
-    return jax.vmap(self.join)(x)
+    return x.reshape(self.stages, -1, *x.shape[3:])
 
 
 # -- Keys -----------------------------------------------------------------------------

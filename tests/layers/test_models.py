@@ -5,8 +5,14 @@ import numpy as np
 import pytest
 
 from pax_haiku import decoder_hparams, pax_fiddle, py_utils
+from pax_haiku.layers import (
+  classification_models,
+  linears,
+  models,
+  transformer_models,
+  transformers,
+)
 from pax_haiku.layers import embedding_softmax as softmaxes
-from pax_haiku.layers import linears, models, transformer_models, transformers
 from tests.layers import harness
 
 NestedMap = py_utils.NestedMap
@@ -122,6 +128,14 @@ def test_top_five_of_many_classes():
   (metrics, _), _ = harness.apply(task, variables, batch)
   np.testing.assert_allclose(metrics.accuracy, (1 / 3, 3), rtol=1e-6)
   np.testing.assert_allclose(metrics.acc5, (2 / 3, 3), rtol=1e-6)
+
+
+def test_accuracy_has_the_dtype_of_the_weights():
+  logits = jnp.eye(3, dtype=jnp.bfloat16)
+  hits = classification_models.top_k_accuracy(
+    1, logits, jnp.eye(3)[jnp.array([0, 0, 2])], jnp.ones(3, jnp.bfloat16)
+  )
+  assert hits.dtype == jnp.bfloat16 and float(hits) == pytest.approx(2 / 3, rel=2**-8)
 
 
 def test_errors(variables):

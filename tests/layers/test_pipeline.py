@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from pax_haiku import pax_fiddle
+from pax_haiku import base_layer, pax_fiddle
 from pax_haiku.layers import activations, linears, pipeline, pipeline_schedule
 from tests.layers import harness
 
@@ -93,6 +93,54 @@ def test_batches_are_dealt_out_and_joined_again():
 def test_errors(fields, error, message):
   with pytest.raises(error, match=message):
     harness.init(build(**fields), X)
+
+
+def test_a_circular_pipeline_cannot_collect_intermediate_outputs():
+  with pytest.raises(AssertionError, match='cannot collect intermediate outputs'):
+    harness.init(build(Circular, collect_intermediate_outputs=True), X)
+
+
+def test_summaries_of_shared_rounds_are_averaged_by_stage_and_added_up_if_packed():
+  class Summing(base_layer.BaseLayer):
+    def __call__(self, x):
+      self.add_summary('mean', jax.numpy.mean(x))
+      return x + 1
+
+  def mean(**fields):
+    layer = build(
+      Circular, single_stage_body=pax_fiddle.Config(Summing), share_weights=True,
+      circular_repeat=2, **fields)
+    _, updated = layer.apply({}, np.zeros([4, 3]), mutable=['summaries'])
+    return updated['summaries']['body']
+
+  # Zeros pass stage 0 as 0 and 2, stage 1 as 1 and 3.
+  assert mean()['mean.stage0_scalar'] == 1 and mean()['mean.stage1_scalar'] == 2
+  assert mean(unpack_summaries=False)['mean_scalar'].tolist() == [2, 4]
+
+
+def test_bubbles_of_integers_are_not_polluted():
+  class Doubling(base_layer.BaseLayer):
+    def __call__(self, x):
+      return 2 * x
+
+  layer = build(single_stage_body=pax_fiddle.Config(Doubling),
+                polluting_bubbles_with_nan=True)
+  assert layer.apply({}, np.arange(4, dtype=np.int32)).tolist() == [0, 4, 8, 12]
+
+
+def test_intermediate_outputs_of_any_rank_are_collected_by_stage():
+  class Sowing(base_layer.BaseLayer):
+    def __call__(self, x):
+      self.sow('intermediates', 'seen', x[np.newaxis])
+      return x + 1
+
+  layer = build(single_stage_body=pax_fiddle.Config(Sowing), num_microbatches=2,
+                collect_intermediate_outputs=True)
+  x = np.arange(8.0).reshape(4, 2)
+  _, updated = layer.apply({}, x, mutable=['intermediates'])
+  seen, = updated['intermediates']['body']['seen']
+  # By stage and microbatch: what each of them read, which are examples 0, 2 and 1, 3.
+  np.testing.assert_array_equal(seen, [[x[::2], x[1::2]], [x[::2] + 1, x[1::2] + 1]])
 
 
 def test_broadcast_inputs_need_the_whole_batch():

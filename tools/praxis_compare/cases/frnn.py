@@ -1,7 +1,7 @@
 """Cases of `frnn`: cells over time, both directions, keys and state between steps."""
 
 from praxis_compare.inputs import floats, paddings
-from praxis_compare.spec import BFLOAT16, FLOAT32, Map, cfg, family
+from praxis_compare.spec import BFLOAT16, DTYPES, FLOAT32, Map, cfg, family
 
 PAD = paddings(2, 5, 1)
 IN = Map(act=floats(2, 5, 4), padding=PAD)
@@ -23,7 +23,7 @@ RICH = cfg('local.CountingCell', dims=4)
 def twice(layer, inputs):
   """The second call goes on from the last state."""
   act, state = layer(inputs)
-  return act, *layer(inputs, state)
+  return (act, state) if layer.is_initializing() else (act, *layer(inputs, state))
 
 
 def steps(layer, inputs):
@@ -42,7 +42,8 @@ def nodes(layer, inputs):
   return layer(inputs)[0] * layer.num_input_nodes + layer.num_output_nodes
 
 
-# A scan compiles each time: bfloat16 and evaluation only where they tell.
+# A scan compiles each time, and its gradient too: evaluation and gradients only where
+# they tell.
 TRAIN = ('train',)
 frnn = family('frnn.FRnn', IN, cell_tpl=LSTM, dtypes=FLOAT32, modes=TRAIN)
 fast = family('frnn.LstmFrnn', IN, cell_tpl=LSTM, dtypes=FLOAT32, modes=TRAIN)
@@ -55,13 +56,14 @@ both = family('frnn.StackBiFrnn', IN, frnn_tpl=cfg('frnn.FRnn', cell_tpl=LSTM),
 
 CASES = [
     frnn('default'),
-    frnn('reverse-state', IN, STATE, reverse=True),
-    frnn('two-inputs-unroll', TWO, cell_tpl=lstm(inputs_arity=2), unroll=2),
-    frnn('segments', PACKED, cell_tpl=lstm(reset_cell_state=True)),
+    frnn('reverse-state', IN, STATE, reverse=True, grads=False),
+    frnn('two-inputs-unroll', TWO, cell_tpl=lstm(inputs_arity=2), unroll=2,
+         grads=False),
+    frnn('segments', PACKED, cell_tpl=lstm(reset_cell_state=True), grads=False),
     frnn('segments-reverse', PACKED, STATE, cell_tpl=lstm(reset_cell_state=True),
-         reverse=True, grads=False),
-    frnn('segments-without-reset', PACKED, grads=False),
-    frnn('zoneout', cell_tpl=lstm(zo_prob=0.4), modes=('eval',), grads=False),
+         reverse=True),
+    frnn('zoneout-segments-without-reset', PACKED, cell_tpl=lstm(zo_prob=0.4),
+         modes=('eval',), dtypes=DTYPES, grads=False),
     frnn('zoneout-twice', cell_tpl=lstm(zo_prob=0.4), method=twice, grads=False),
     frnn('state-and-losses', cell_tpl=RICH, grads=False),
     frnn('steps', method=steps),
@@ -71,15 +73,16 @@ CASES = [
     frnn('unroll-zero', unroll=0, raises='AssertionError'),
     frnn('float32-input', cast_inputs=False, dtypes=BFLOAT16, raises='TypeError'),
     fast('cifg-projection', cell_tpl=lstm('CifgLstmCellSimple', num_hidden_nodes=5),
-         method=nodes),
+         method=nodes, modes=('eval',), grads=False),
     fast('reverse-zoneout-segments', PACKED, reverse=True,
-         cell_tpl=lstm(zo_prob=0.4, reset_cell_state=True)),
+         cell_tpl=lstm(zo_prob=0.4, reset_cell_state=True), dtypes=DTYPES),
     stack('segments', PACKED, frnn_tpl=cfg(
         'frnn.FRnn', cell_tpl=lstm(reset_cell_state=True, zo_prob=0.3)), grads=False),
-    stack('steps', method=steps, dtypes=BFLOAT16, grads=False),
+    stack('steps', method=steps, dtypes=DTYPES, modes=('eval',), grads=False),
     stack('no-layers', num_layers=0, raises='AssertionError'),
     stack('no-template', frnn_tpl=None, raises='AssertionError'),
     both('zoneout', frnn_tpl=cfg('frnn.LstmFrnn', cell_tpl=lstm(zo_prob=0.3)),
-         grads=False),
+         num_layers=1, grads=False),
+    both('default', modes=('eval',), dtypes=DTYPES, grads=False),
     both('no-template', frnn_tpl=None, raises='AssertionError'),
 ]

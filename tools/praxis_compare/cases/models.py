@@ -6,7 +6,7 @@ import numpy as np
 
 from praxis_compare.cases import transformer_models as parts
 from praxis_compare.inputs import floats, ids, probabilities
-from praxis_compare.spec import FLOAT32, Map, Name, cfg, family
+from praxis_compare.spec import DTYPES, FLOAT32, Map, Name, cfg, family
 
 PAD, WEIGHTS, SEGMENTS = parts.PAD, parts.WEIGHTS, parts.SEGMENTS
 BATCH = Map(ids=parts.IDS, labels=parts.LABELS['class_ids'], paddings=PAD,
@@ -30,7 +30,7 @@ LANGUAGE_MODELS = [
          return_predictions=True, modes=('eval',)),
     task('count-tokens', count_tokens=True, modes=('train', 'eval'), grads=False),
     task('strict', EXAMPLES, report_strict_acc=True, apply_eval_sample_weights=True,
-         modes=('eval',), grads=False),
+         modes=('eval',), grads=False, dtypes=DTYPES),
 ]
 
 
@@ -71,7 +71,10 @@ DECODED = [
     decoded('no-length', method=settings('GreedyDecoderHParams'), raises='ValueError'),
 ]
 
-PAIR = Map(src=Map(ids=parts.SOURCE, paddings=parts.SOURCE_PAD), tgt=BATCH)
+# As long as the target, so that ops are compiled once; else in transformer_models.
+SOURCE = Map(ids=ids(2, 6, below=7, name='source'), paddings=PAD)
+SOURCE_SEGMENTS = {k: v[::-1].copy() for k, v in SEGMENTS.items()}
+PAIR = Map(src=SOURCE, tgt=BATCH)
 TRANSLATOR = cfg('transformer_models.TransformerEncoderDecoder', model_dims=4,
                  encoder_stacked_transformer_tpl=parts.ENCODER,
                  decoder_stacked_transformer_tpl=parts.DECODER,
@@ -105,10 +108,9 @@ CASES = [
     *LANGUAGE_MODELS,
     *DECODED,
     sequence('default', label_smoothing_prob=0.1),
-    sequence('packed', Map(src=Map(ids=parts.SOURCE, paddings=parts.SOURCE_PAD,
-                                   segment_ids=parts.PAIRED['input_segment_ids'],
-                                   segment_pos=parts.PAIRED['input_segment_pos']),
+    sequence('packed', Map(src=Map(SOURCE, **SOURCE_SEGMENTS),
                            tgt=Map(BATCH, **SEGMENTS)), modes=('eval',), grads=False,
+             return_predictions=True, dtypes=DTYPES,
              model_tpl=cfg('transformer_models.TransformerEncoderDecoder', model_dims=4,
                            packed_input=True, **{
                                'encoder_stacked_transformer_tpl': parts.ENCODER,
@@ -118,13 +120,13 @@ CASES = [
     sequence('beam', **CACHED, method=settings(
         'BeamSearchHParams', beam_size=2, seqlen=6, max_decode_steps=4)),
     bert('default', label_smoothing_prob=0.1),
-    bert('given-masks', GIVEN_MASK, modes=('eval',), grads=False),
+    bert('given-masks', GIVEN_MASK, modes=('eval',), grads=False, dtypes=DTYPES),
     bert('forced-masks', GIVEN_MASK, force_mask_generation=True, modes=('eval',),
          grads=False),
     bert('causal', lm_tpl=PACKED, raises='AssertionError'),
     classify('default'),
     classify('weights', Map(IMAGES, weight=np.array([1, 0, 0.5], np.float32)),
-             modes=('eval',)),
+             modes=('eval',), dtypes=DTYPES),
     classify('few-classes', Map(image=floats(3, 4), label_probs=probabilities(3, 5)),
              modes=('eval',), grads=False, softmax_tpl=cfg(
                  'embedding_softmax.FullSoftmax', input_dims=4, num_classes=5)),
@@ -132,9 +134,8 @@ CASES = [
     classify('bad-weights', Map(IMAGES, weight=np.ones([2], np.float32)),
              raises='ValueError'),
     family('models.ClassificationMLPModel')(
-        'default', Map(ids=ids(2, 3, below=7), labels=ids(2, 3, below=7, name='l'),
-                       weights=np.ones([2, 3], np.float32)), modes=('eval',),
-        dtypes=FLOAT32, **{
+        'default', Map(ids=parts.IDS, labels=parts.LABELS['class_ids'],
+                       weights=WEIGHTS), **{
             'mlp_tpl.hidden_dims': 5, 'mlp_tpl.ff_tpl.input_dims': 4,
             'mlp_tpl.ff_tpl.output_dims': 4, 'softmax_tpl.input_dims': 4,
             'softmax_tpl.num_classes': 7}),

@@ -1,7 +1,7 @@
 """Cases of `rnn_cell`: one step of each cell, with projections, resets and zoneout."""
 
 from praxis_compare.inputs import floats, paddings
-from praxis_compare.spec import BFLOAT16, DTYPES, FLOAT32, Map, case, family, init
+from praxis_compare.spec import DTYPES, FLOAT32, Map, case, family, init
 
 STATE = Map(m=floats(2, 3, name='m'), c=floats(2, 3, name='c'))
 WIDE = Map(m=floats(2, 3, name='m'), c=floats(2, 5, name='wide'))
@@ -51,7 +51,7 @@ CASES = [
     lstm('no-cap', cell_value_cap=None),
     lstm('forget-bias', forget_gate_bias=1.0, bias_init=init('Constant', 0.5)),
     lstm('linear-output', output_nonlinearity=False),
-    lstm('zoneout', zo_prob=0.4, dtypes=BFLOAT16, modes=('train', 'eval')),
+    lstm('zoneout', zo_prob=0.4, dtypes=DTYPES, modes=('train', 'eval')),
     lstm('zoneout-projection', WIDE, IN, zo_prob=0.4, num_hidden_nodes=5,
          modes=('eval',)),
     lstm('projected-inputs', STATE, PROJECTED, method=projected),
@@ -61,10 +61,11 @@ CASES = [
     lstm('depth', STATE, TWO, num_input_nodes=5, method=project,
          raises='AssertionError'),
     normed('default'),
-    normed('epsilon-bias', layer_norm_epsilon=0.1, forget_gate_bias=1.0),
-    normed('projection', WIDE, IN, num_hidden_nodes=5),
+    normed('epsilon-bias', STATE, RESET, layer_norm_epsilon=0.1, forget_gate_bias=1.0,
+           reset_cell_state=True, modes=('eval',), dtypes=DTYPES),
+    normed('projection', WIDE, IN, num_hidden_nodes=5, output_nonlinearity=False),
     cifg('default', dtypes=DTYPES),
-    cifg('projection', WIDE, IN, num_hidden_nodes=5, output_nonlinearity=False,
-         cell_value_cap=None),
+    cifg('projection', WIDE, RESET, num_hidden_nodes=5, output_nonlinearity=False,
+         cell_value_cap=None, reset_cell_state=True, modes=('eval',)),
     cifg('forget-bias', forget_gate_bias=1.0, raises='AssertionError'),
 ]

@@ -66,7 +66,8 @@ LANGUAGE_MODELS = [
         'embedding_softmax.TrainablePositionalEmbedding', max_seq_length=8)),
     lm('entropy', entropy_loss_weight=0.3, record_activations_in_xent_output=True,
        modes=('train',)),
-    lm('smoothing', modes=('train',), **{'softmax_tpl.label_smoothing_prob': 0.1}),
+    lm('smoothing', modes=('train',), record_logits_in_xent_output=True,
+       **{'softmax_tpl.label_smoothing_prob': 0.1}),
     lm('probabilities', modes=('eval',), kwargs={'labels': Map(
         class_probabilities=probabilities(2, 6, 7), class_weights=WEIGHTS)}),
     lm('skip-loss', skip_compute_loss=True, modes=('eval',), grads=False),
@@ -99,8 +100,9 @@ PAIRED = {f'target_{k}': v for k, v in SEGMENTS.items()} | {
     'input_segment_ids': np.array([[1, 1, 2, 2], [1, 2, 2, 0]], np.int32),
     'input_segment_pos': np.array([[0, 1, 0, 1], [0, 0, 1, 0]], np.int32)}
 
+# Gradients: SequenceModel, and the cross-attention of `transformers`.
 seq2seq = family('transformer_models.TransformerEncoderDecoder', SOURCE, SOURCE_PAD,
-                 IDS, PAD, kwargs=GIVEN, model_dims=4, dtypes=FLOAT32,
+                 IDS, PAD, kwargs=GIVEN, model_dims=4, dtypes=FLOAT32, grads=False,
                  encoder_stacked_transformer_tpl=ENCODER,
                  decoder_stacked_transformer_tpl=DECODER,
                  **{'softmax_tpl.num_classes': 7})
@@ -122,12 +124,12 @@ def encode(layer, *args, **kwargs):
 
 ENCODER_DECODERS = [
     seq2seq('default', modes=('train',)),
-    seq2seq('predict', kwargs={}, modes=('eval',), grads=False),
+    seq2seq('predict', kwargs={}, modes=('eval',), dtypes=DTYPES),
     seq2seq('packed', kwargs={**GIVEN, **PAIRED}, packed_input=True, modes=('eval',)),
     seq2seq('own-embeddings', modes=('eval',), position_emb_tpl=None,
             encoder_position_emb_tpl=OTHER_POSITIONS, encoder_embedding_tpl=EMBEDDING,
             decoder_embedding_tpl=EMBEDDING),
-    seq2seq('encode', modes=('eval',), method=encode, grads=False),
+    seq2seq('encode', modes=('eval',), method=encode),
     seq2seq('decode', STEPS, SOURCE, SOURCE_PAD, IDS, PAD,
             **{**DECODE, 'method': decode_targets}),
     seq2seq('no-encoder', encoder_stacked_transformer_tpl=None, raises='ValueError'),

@@ -36,8 +36,8 @@ FEED_FORWARD = [
     ff('sharded', ici_mesh_shape=[1, 1], mesh_axis_names=['d', 'm'], dtypes=FLOAT32,
        **{'weight_split_dims_mapping.ffn0': ['d', 'm'],
           'weight_split_dims_mapping.ffn1': ['m', 'd']}),
-    ff('step', floats(12, 4), method='extend_step', kwargs={'time_step': 2},
-       dtypes=FLOAT32),
+    ff('step', floats(2, 4), method='extend_step', kwargs={'time_step': 2},
+       modes=('eval',), grads=False, dtypes=FLOAT32),
     ff('bad-policy', norm_policy='none', raises='ValueError', dtypes=FLOAT32),
     ff('bad-skip', output_dims=3, raises='ValueError', dtypes=FLOAT32),
     ff('bad-droppath', residual_droppath_prob=0.1, add_skip_connection=False,
@@ -160,7 +160,8 @@ DECODE = {'method': decode, 'prepare': prefill, 'collections': ('decoder_cache',
 BLOCKS = [
     block('default', dtypes=DTYPES),
     block('padded', X, PAD, PADDED, kwargs={'segment_pos': np.arange(12, dtype=np.int32
-          ).reshape(2, 6) % 4}, **{'tr_atten_tpl.use_rotary_position_emb': True}),
+          ).reshape(2, 6) % 4}, grads=False, **{
+              'tr_atten_tpl.use_rotary_position_emb': True}),
     block('dropout', residual_dropout_prob=0.3, relu_dropout_prob=0.2,
           atten_dropout_prob=0.1, modes=('train',)),
     block('droppath', residual_droppath_prob=0.4, modes=('train',)),
@@ -168,12 +169,13 @@ BLOCKS = [
     block('post', norm_policy='post'),
     block('post-skip', norm_policy='post_skip'),
     block('head-dims', dim_per_head=3, tr_fflayer_tpl=GATED,
-          ln_tpl=cfg('normalizations.RmsNorm')),
+          ln_tpl=cfg('normalizations.RmsNorm'), packed_input=True, modes=('eval',),
+          grads=False),
     block('cross', kwargs=CROSS, use_cross_attention=True, residual_dropout_prob=0.2),
     block('cross-primer', kwargs=CROSS, use_cross_attention=True,
-          norm_policy='primer_hybrid', modes=('eval',)),
+          norm_policy='primer_hybrid', modes=('eval',), grads=False),
     block('cross-post-skip', kwargs=CROSS, use_cross_attention=True, modes=('eval',),
-          norm_policy='post_skip', cross_atten_tpl=cfg(
+          norm_policy='post_skip', grads=False, cross_atten_tpl=cfg(
               'attentions.DotProductAttention', use_bias=False)),
     block('cross-skipped', use_cross_attention=True, allow_skip_cross_attention=True,
           modes=('eval',)),
@@ -224,7 +226,7 @@ DECODE_STACK = {**DECODE, 'method': decode_stack, 'prepare': prefill_stack}
 STACKS = [
     stack('default', dtypes=DTYPES),
     stack('unmasked', mask_self_attention=False),
-    stack('packed', kwargs=PACKED, packed_input=True, **ROTARY),
+    stack('packed', kwargs=PACKED, packed_input=True, grads=False, **ROTARY),
     stack('packed-folded', kwargs=PACKED, packed_input=True, modes=('eval',),
           fold_padding_with_segment_mask=True, mask_self_attention=False),
     stack('dropout', dropout_prob=0.2, residual_dropout_prob=0.0, relu_dropout_prob=0.4,
@@ -232,11 +234,11 @@ STACKS = [
     stack('droppath', residual_droppath_prob=0.5, modes=('train',)),
     stack('moe', moe_layers=[1], num_experts=3, num_groups=2, modes=('train',)),
     stack('moe-hidden', moe_layers=[0], num_experts=3, min_group_size=6, num_groups=12,
-          modes=('train',), **{'moe_layer_tpl.hidden_dims': 4}),
-    stack('cross', kwargs=CROSS_STACK, use_cross_attention=True),
+          modes=('train',), grads=False, **{'moe_layer_tpl.hidden_dims': 4}),
+    stack('cross', kwargs=CROSS_STACK, use_cross_attention=True, modes=('train',)),
     stack('templates', modes=('eval',), transformer_layer_params_tpl=[
         BLOCK, cfg('transformers.Transformer', norm_policy='post')]),
-    stack('remat', remat=True, dropout_prob=0.2, modes=('train',)),
+    stack('remat', remat=True, num_layers=1, dropout_prob=0.2, modes=('train',)),
     stack('decode', STEPS, X, PAD, **DECODE_STACK),
     stack('decode-packed', STEPS, X, PAD, kwargs=PACKED, **ROTARY, **DECODE_STACK),
     stack('decode-cross', STEPS, X, PAD, kwargs=CROSS_STACK, use_cross_attention=True,
@@ -250,15 +252,24 @@ STACKS = [
 
 STACK = cfg('transformers.StackedTransformer', model_dims=4, hidden_dims=5, num_heads=2,
             num_layers=1, mask_self_attention=True, dropout_prob=0.2)
+PLAIN = cfg('transformers.StackedTransformer', **{**STACK.fields, 'dropout_prob': 0.0})
+# A loop compiles each time; for its gradients see transformer_models and repeats.
 repeated = family('transformers.StackedTransformerRepeated', X, np.array(PAD, np.int32),
                   block=STACK, x_times=2, dtypes=FLOAT32)
 
 REPEATED = [
-    repeated('default', modes=('train',)),
+    repeated('default', modes=('train',), grads=False),
     repeated('named', repeat_layer_name='pipeline', sublayer_name='body', x_times=4,
-             nd_prefix_shape=[2, 2], return_intermediate_outputs=True, modes=('eval',),
-             grads=False),
+             nd_prefix_shape=[2, 2], collect_intermediate_outputs=True, modes=('eval',),
+             collections=('intermediates',), dtypes=DTYPES, grads=False),
     repeated('decode', STEPS, X, PAD, **DECODE_STACK),
+    repeated('decode-scanned', STEPS[:1], X, PAD, unroll_in_decode=False,
+             **DECODE_STACK),
+    family('transformers.PipelineCompatibleStackedTransformerRepeated')(
+        'default', X, np.array(PAD, np.int32), block=PLAIN, x_times=2,
+        nd_prefix_shape=[1, 2], return_intermediate_outputs=True,
+        collect_intermediate_outputs=True, unroll_in_decode=False, grads=False, known={
+            'error': 'Praxis 1.4.0 cannot set it up: it assigns frozen fields'}),
 ]
 
 pipelined = family('transformers.PipelinedTransformer', X, np.array(PAD, np.int32),
@@ -267,7 +278,9 @@ pipelined = family('transformers.PipelinedTransformer', X, np.array(PAD, np.int3
 
 PIPELINED = [
     pipelined('default', modes=('train',)),
-    pipelined('packed-circular', kwargs=PACKED, circular_repeat=2, modes=('eval',)),
+    pipelined('packed-circular', kwargs=PACKED, circular_repeat=2, modes=('eval',),
+              stream_io=True, pipeline_broadcast_inputs=True, bf16_accum_in_fp32=True,
+              enable_async_circular_transfer=False, dtypes=DTYPES),
     pipelined('no-stages', num_pipeline_stages=None, raises='AssertionError'),
 ]
 

@@ -258,7 +258,8 @@ repeated = family('transformers.StackedTransformerRepeated', X, np.array(PAD, np
                   block=STACK, x_times=2, dtypes=FLOAT32)
 
 REPEATED = [
-    repeated('default', modes=('train',), grads=False),
+    repeated('returned-intermediates', return_intermediate_outputs=True,
+             modes=('train',), grads=False),
     repeated('named', repeat_layer_name='pipeline', sublayer_name='body', x_times=4,
              nd_prefix_shape=[2, 2], collect_intermediate_outputs=True, modes=('eval',),
              collections=('intermediates',), dtypes=DTYPES, grads=False),

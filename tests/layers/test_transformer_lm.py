@@ -59,6 +59,9 @@ def test_loss_is_the_mean_negative_log_probability(variables):
     losses.per_sequence_xent, -np.sum(own * (1 - PAD), 1), rtol=1e-5
   )
   assert losses.aux_loss == 0 and losses.total_weight == 10
+  layer = build(record_logits_in_xent_output=True)
+  recorded, _ = harness.apply(layer, variables, IDS, PAD, LABELS)
+  np.testing.assert_array_equal(recorded.logits, predictions.logits)
 
 
 @pytest.mark.parametrize(

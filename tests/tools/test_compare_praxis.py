@@ -240,7 +240,11 @@ def test_reports_put_failures_first(ours, tmp_path):
 
 
 # Layers that Praxis does not have: {module.Class: why}.
-OUR_OWN = {'haiku_module.HaikuModule': 'hosts modules of Haiku'}
+OUR_OWN = {
+    'haiku_module.HaikuModule': 'hosts modules of Haiku',
+    'lean_softmax.LeanFullSoftmax': 'FullSoftmax that never holds all logits',
+    'lean_softmax.LeanSharedEmbeddingSoftmax': 'the same, of the shared softmax',
+}
 
 
 def public_layers():

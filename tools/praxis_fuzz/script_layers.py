@@ -28,12 +28,29 @@ def mix(x: Any, v: Any) -> Any:
   return x + 0.5 * v.astype(x.dtype)
 
 
+def last_padded(inputs: Any) -> Any:
+  """Paddings [B, T]: the last step of the first row."""
+  return jnp.zeros(inputs.shape[:2], inputs.dtype).at[0, -1].set(1)
+
+
+def additive_mask(inputs: Any, is_causal: bool) -> Any:
+  """Mask [B or 1, 1, T, T]: of the past, or of the last step of the first row."""
+  if is_causal:
+    hidden = ~jnp.tri(inputs.shape[1], dtype=bool)[None, None]
+  else:
+    hidden = (last_padded(inputs) > 0)[:, None, None]
+  lowest = -0.7 * float(jnp.finfo(jnp.float32).max)
+  return jnp.where(hidden, lowest, 0.0).astype(jnp.float32)
+
+
 @functools.cache
 def define(pkg: str) -> dict[str, type]:
   """Layer classes by name, built on `pkg`'s base layer."""
   base_layer = importlib.import_module(f'{pkg}.base_layer')
   pax_fiddle = importlib.import_module(f'{pkg}.pax_fiddle')
   stochastics = importlib.import_module(f'{pkg}.layers.stochastics')
+  py_utils = importlib.import_module(f'{pkg}.py_utils')
+  frnn = importlib.import_module(f'{pkg}.layers.frnn')
   embedding_softmax = importlib.import_module(f'{pkg}.layers.embedding_softmax')
   BaseLayer = base_layer.BaseLayer
   WeightHParams = base_layer.WeightHParams
@@ -208,5 +225,65 @@ def define(pkg: str) -> dict[str, type]:
       # argmax of logits that are equal up to rounding is nobody's promise
       return {k: v for k, v in out.items() if k != 'per_example_argmax'}
 
-  found = (Script, StochasticBranch, AddPosition, Tokens)
+  class Attend(BaseLayer):
+    """Self-attention, with positions."""
+
+    atten_tpl: LayerTpl = template_field(None)
+    is_causal: bool = True
+
+    def setup(self) -> None:
+      self.create_child('atten', self.atten_tpl)
+
+    def __call__(self, inputs: Any) -> Any:
+      batch, length, _ = inputs.shape
+      positions = jnp.tile(jnp.arange(length), [batch, 1])
+      mask = additive_mask(inputs, self.is_causal)
+      keys = {'query_segment_pos': positions}
+      if hasattr(self.atten, 'relative_bias_tpl'):
+        keys['key_segment_pos'] = positions
+      return self.atten(inputs, inputs, inputs, mask, **keys)[0]
+
+  class Padded(BaseLayer):
+    """A layer of inputs and paddings; the last step of the first row is padding."""
+
+    body_tpl: LayerTpl = template_field(None)
+
+    def setup(self) -> None:
+      self.create_child('body', self.body_tpl)
+
+    def __call__(self, inputs: Any) -> Any:
+      return self.body(inputs, last_padded(inputs))
+
+  class Blocks(BaseLayer):
+    """Transformer blocks; a single one is given a mask."""
+
+    body_tpl: LayerTpl = template_field(None)
+    mask: bool = False
+
+    def setup(self) -> None:
+      self.create_child('body', self.body_tpl)
+
+    def __call__(self, inputs: Any) -> Any:
+      paddings = last_padded(inputs)
+      if not self.mask:
+        return self.body(inputs, paddings)
+      return self.body(inputs, paddings, additive_mask(inputs, True))[0]
+
+  class Recurrent(BaseLayer):
+    """A cell over time."""
+
+    cell_tpl: LayerTpl = template_field(None)
+    reverse: bool = False
+
+    def setup(self) -> None:
+      self.create_child('rnn', pax_fiddle.Config(
+          frnn.LstmFrnn, cell_tpl=self.cell_tpl, reverse=self.reverse))
+
+    def __call__(self, inputs: Any) -> Any:
+      padding = last_padded(inputs)[..., None].astype(inputs.dtype)
+      steps = py_utils.NestedMap(act=[inputs], padding=padding)
+      return self.rnn(steps)[0]
+
+  found = (Script, StochasticBranch, AddPosition, Tokens, Attend, Padded, Blocks,
+           Recurrent)
   return {cls.__name__: cls for cls in found}

@@ -9,7 +9,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from praxis_fuzz import scripts
+from praxis_fuzz import scripts, sequences
 
 Tree = dict[str, Any]
 ACTIVATIONS = ('ReLU', 'SineReLU', 'ReLU6', 'LeakyReLU', 'ELU', 'Sigmoid', 'Tanh',
@@ -17,7 +17,7 @@ ACTIVATIONS = ('ReLU', 'SineReLU', 'ReLU6', 'LeakyReLU', 'ELU', 'Sigmoid', 'Tanh
 DIMS = (2, 2, 2, 3, 1)
 LEAVES = ('linear', 'bias', 'feed_forward', 'mlp', 'einsum', 'activation', 'layer_norm',
           'rms_norm', 'batch_norm', 'group_norm', 'other_norm', 'dropout', 'conv',
-          'position')
+          'position', 'sequence', 'sequence')
 INNER = ('script', 'script', 'script', 'sequential', 'repeat', 'repeat', 'branch')
 BFLOAT16 = {'dtype': 'bfloat16'}
 FLOAT32 = {'dtype': 'float32'}
@@ -122,6 +122,9 @@ def leaf(draw: Any, kind: str, dims: int, out: int) -> Tree:
     return node('stochastics.Dropout', keep_prob=draw(st.sampled_from((0.5, 0.75, 1.))),
                 noise_shape_broadcast_dims=optional(draw, [1], [-1, 0]),
                 dropout_at_eval=optional(draw, True))
+  if kind == 'sequence':
+    make = sequences.Sequences(draw, node, optional).make
+    return make(draw(st.sampled_from(sequences.KINDS)), dims)
   if kind == 'conv':
     return node('convolutions.DepthwiseConv1D', filter_shape=[2, dims, 1],
                 bias=optional(draw, True), is_causal=optional(draw, True),

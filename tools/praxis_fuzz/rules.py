@@ -11,6 +11,7 @@ from typing import Any
 from praxis_compare import table
 
 Tree = dict[str, Any]
+REPEATS = ('repeats.Repeat', 'transformers.StackedTransformerRepeated')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +44,12 @@ def _nested_nd_prefix(tree: Tree, row: table.Row) -> bool:
   def several(repeat: Tree) -> bool:
     return len(repeat['fields'].get('nd_prefix_shape') or ()) > 1
 
-  repeats = [n for n in layers(tree['config']) if n['layer'] == 'repeats.Repeat']
+  def repeating(node: Any) -> list[Tree]:
+    return [n for n in layers(node) if n['layer'] in REPEATS]
+
   return 'only praxis raised: AssertionError in init' in row.note and any(
-      inner is not outer and several(outer)
-      for outer in repeats for inner in layers(outer)
-      if inner['layer'] == 'repeats.Repeat')
+      several(outer) and len(repeating(outer)) > 1
+      for outer in repeating(tree['config']))
 
 
 RULES = (

@@ -36,6 +36,7 @@ and no segment ids the promise is
 """
 
 import contextlib
+import contextvars
 import dataclasses
 import functools
 from collections.abc import Iterator
@@ -50,8 +51,17 @@ from pax_haiku.layers.structured_masks import StructuredMask
 JTensor = pytypes.JTensor
 
 IMPLEMENTATIONS = ('auto', 'xla', 'cudnn', 'jax')
-_setting = 'auto'
-_right_padding = False
+_setting = 'auto'  # of all threads
+_local_setting = contextvars.ContextVar('attention_implementation', default=None)
+_right_padding = contextvars.ContextVar('right_padding', default=False)
+
+
+def _check(name: str) -> None:
+  if name not in IMPLEMENTATIONS:
+    raise ValueError(
+      f'The implementation of attention must be one of {list(IMPLEMENTATIONS)}, found '
+      f'{name!r}.'
+    )
 
 
 def set_attention_implementation(name: str) -> str:
@@ -61,28 +71,29 @@ def set_attention_implementation(name: str) -> str:
     ValueError: `name` is none of `IMPLEMENTATIONS`.
   """
   global _setting
-  if name not in IMPLEMENTATIONS:
-    raise ValueError(
-      f'The implementation of attention must be one of {list(IMPLEMENTATIONS)}, found '
-      f'{name!r}.'
-    )
+  _check(name)
   before, _setting = _setting, name
   return before
 
 
 def get_attention_implementation() -> str:
-  """The setting, see the module."""
-  return _setting
+  """The setting that counts here and now, see the module."""
+  return _local_setting.get() or _setting
 
 
 @contextlib.contextmanager
 def attention_implementation(name: str) -> Iterator[None]:
-  """`set_attention_implementation` for a while."""
-  before = set_attention_implementation(name)
+  """The setting of the code inside, in this thread only.
+
+  Raises:
+    ValueError: `name` is none of `IMPLEMENTATIONS`.
+  """
+  _check(name)
+  token = _local_setting.set(name)
   try:
     yield
   finally:
-    set_attention_implementation(before)
+    _local_setting.reset(token)
 
 
 @contextlib.contextmanager
@@ -92,17 +103,16 @@ def right_padding() -> Iterator[None]:
   And that nobody looks at their outputs there (labels have weight 0), see
   `StructuredMask.right_padded`. Nothing changes where no kernel is used.
   """
-  global _right_padding
-  before, _right_padding = _right_padding, True
+  token = _right_padding.set(True)
   try:
     yield
   finally:
-    _right_padding = before
+    _right_padding.reset(token)
 
 
 def is_right_padding() -> bool:
   """Whether that is promised."""
-  return _right_padding
+  return _right_padding.get()
 
 
 @functools.cache
@@ -138,7 +148,7 @@ def attend(
   Raises:
     ValueError: the kernel is demanded and not possible.
   """
-  setting = _setting
+  setting = get_attention_implementation()
   forced = setting in ('cudnn', 'jax')
   if setting == 'xla':
     hindrance = "the setting is 'xla'"

@@ -13,6 +13,7 @@ function is traced inside.
 """
 
 import contextlib
+import contextvars
 import functools
 from collections.abc import Iterator
 
@@ -24,18 +25,17 @@ from pax_haiku import base_layer, pytypes
 from pax_haiku.layers.describe import describe
 
 JTensor = pytypes.JTensor
-_checking = False
+_checking = contextvars.ContextVar('checking', default=False)  # of this thread
 
 
 @contextlib.contextmanager
 def checked_ids(check: bool = True) -> Iterator[None]:
   """Checks the ids and labels of language models, see the module."""
-  global _checking
-  before, _checking = _checking, check
+  token = _checking.set(check)
   try:
     yield
   finally:
-    _checking = before
+    _checking.reset(token)
 
 
 def check(
@@ -57,7 +57,7 @@ def check(
   Raises:
     ValueError: ids that are known are outside.
   """
-  if not _checking or not ids.size:
+  if not _checking.get() or not ids.size:
     return
   if weights is not None:
     ids = jnp.where(weights > 0, ids, 0)

@@ -4,6 +4,7 @@ There is no GPU here: JAX's own computation stands in for cuDNN's, which takes t
 arguments (the setting 'jax').
 """
 
+import concurrent.futures
 import contextlib
 
 import jax
@@ -314,3 +315,16 @@ def test_dropout_of_training_is_no_hindrance_in_evaluation(asked):
     mask = StructuredMask(causal=True)
     jax.eval_shape(lambda: harness.init(layer, X, X, X, mask, do_eval=True))
   assert asked
+
+
+def test_what_one_thread_chooses_is_its_own():
+  def look():
+    return fused_attention.get_attention_implementation(), (
+      fused_attention.is_right_padding()
+    )
+
+  with fused_attention.attention_implementation('xla'), fused_attention.right_padding():
+    with concurrent.futures.ThreadPoolExecutor() as threads:
+      assert threads.submit(look).result() == ('auto', False)
+    assert look() == ('xla', True)
+  assert look() == ('auto', False)

@@ -46,12 +46,18 @@ TIMEOUT = flags.DEFINE_integer('timeout_s', 1800, 'Time for one test file, in se
                                lower_bound=1)
 LOGS = flags.DEFINE_string('logs', None, 'Keep what the tests print in this directory.')
 
+# Tests that make a mesh of 2 x 2 devices; the others get one.
+DEVICES = {'layers.grouped_query_attention': 4}
+
 
 def run(pkg: str, python: str, test: sources.TestFile, folder: pathlib.Path) -> dict:
   """Runs one test file on one side; returns what the worker found."""
   out = folder / f'{pkg}.{test.module}.json'
   # The tests hold numbers from before JAX changed its rule of random bits.
   env = {**process.environment(pkg), 'JAX_THREEFRY_PARTITIONABLE': 'false'}
+  if test.module in DEVICES:
+    devices = f'--xla_force_host_platform_device_count={DEVICES[test.module]}'
+    env['XLA_FLAGS'] = f'{env.get("XLA_FLAGS", "")} {devices}'.strip()
   with open(folder / f'{pkg}.{test.module}.log', 'w') as log:
     try:
       done = subprocess.run(

@@ -303,3 +303,22 @@ def test_layers_are_hosted_on_both_sides():
     'params:ln/scale': 'params:scale',
     'params:ln/bias': 'params:bias',
   }
+
+
+@pytest.mark.parametrize('field', ['dtype', 'fprop_dtype'])
+def test_matches_in_bfloat16(field):
+  """Weights in bfloat16 on both sides, or on the Haiku side only."""
+  port = Config(
+    layers.MLPBlock, name='mlp', num_layers=2, hidden_dims=4, activate_final=False
+  )
+  port.set(**{field: jnp.bfloat16})
+  port.ff_tpl.set(input_dims=3, output_dims=4)
+  mapping = interop.match(
+    lambda x: hk.nets.MLP([4, 4])(x), port, jnp.asarray(X, jnp.bfloat16)
+  )
+  assert mapping.proved == 1.0
+  assert rules(mapping) == {
+    f'params:mlp_layers_{i}/{ours}': f'params:mlp/~/linear_{i}/{theirs}'
+    for i in range(2)
+    for ours, theirs in (('linear/w', 'w'), ('bias/b', 'b'))
+  }

@@ -13,9 +13,11 @@ import jax
 from pax_haiku.training.cli import UserError
 from pax_haiku.training.train_state import RECOMPUTED, TrainState
 
+MOST_PROBLEMS = 6  # entries that an error message names
+
 
 class MismatchError(UserError):
-  """A checkpoint does not hold what the model needs; the message lists every entry."""
+  """A checkpoint does not hold what the model needs; the message names entries."""
 
 
 class Checkpointer:
@@ -192,6 +194,9 @@ def _check(found, wanted, path) -> None:
       if n in found and n in wanted and found[n] != wanted[n]
     ]
     if problems:
+      more = len(problems) - MOST_PROBLEMS
+      if more > 0:
+        problems[MOST_PROBLEMS:] = [f'and {more} more']
       raise MismatchError(
         f'the checkpoint {path} is of another model; give the flags it was made with, '
         'or another directory: ' + '; '.join(problems)

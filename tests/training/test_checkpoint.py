@@ -89,6 +89,15 @@ def test_all_mismatches_are_listed(toy, checkpoints):
   assert '\n' not in message
 
 
+def test_many_mismatches_are_counted(toy, checkpoints):
+  checkpoints.save(toy.init())
+  surplus = {f'new_{i}': {'b': jnp.zeros(1)} for i in range(9)}
+  with pytest.raises(MismatchError) as info:
+    checkpoints.restore(toy.init()._replace(params=surplus))
+  named = str(info.value).split('; ')[1:]
+  assert len(named) == 7 and named[-1] == 'and 5 more'
+
+
 def test_another_optimizer_is_a_mismatch_of_its_state(toy, checkpoints):
   state = toy.init()
   checkpoints.save(state)

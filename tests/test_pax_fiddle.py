@@ -161,6 +161,36 @@ def test_set():
   assert cfg.Set(n=4) is cfg and cfg.n == 4
 
 
+@dataclasses.dataclass
+class OwnInit:
+  n: int = 1
+
+  def __init__(self, m: int = 2, n: int = 3):
+    del m
+    self.n = n
+
+
+@dataclasses.dataclass
+class OtherInit:
+  hidden: int = 1
+
+  def __init__(self, m: int = 2):
+    self.hidden = m
+
+
+@pytest.mark.parametrize('tracking', [True, False])
+def test_arguments_are_those_of_the_constructor(tracking):
+  before = fiddle.history.tracking_enabled()
+  fiddle.history.set_tracking(tracking)  # off in setups, where setting is quicker
+  try:
+    assert Config(OwnInit).n == 3
+    assert Config(OwnInit).set(n=5).n == 5
+    with pytest.raises(AttributeError, match='hidden'):
+      Config(OtherInit).hidden = 4
+  finally:
+    fiddle.history.set_tracking(before)
+
+
 def test_equality():
   assert Config(Lin) == Config(Lin, n=1) != Config(Lin, n=2)
   assert Config(Lin) != Config(Lin2) and Config(Lin) != 3

@@ -9,6 +9,7 @@ import copy
 import dataclasses
 import difflib
 import functools
+import inspect
 from typing import Any, Generic, TypeVar
 
 import fiddle as fdl
@@ -89,13 +90,17 @@ class CloneAndSetMixin:
 
 @functools.lru_cache(maxsize=4096)
 def _plain_defaults(fn_or_cls: Any) -> dict[str, Any]:
-  """Defaults of a dataclass's constructor arguments that need no factory."""
+  """Defaults of a dataclass's constructor arguments that need no factory.
+
+  A class may have a constructor of its own, whose arguments are not the fields.
+  """
   if not (isinstance(fn_or_cls, type) and dataclasses.is_dataclass(fn_or_cls)):
     return {}
+  parameters = inspect.signature(fn_or_cls).parameters
   return {
       f.name: f.default
       for f in dataclasses.fields(fn_or_cls)
-      if f.init and f.default is not dataclasses.MISSING
+      if f.name in parameters and parameters[f.name].default is f.default
   }
 
 

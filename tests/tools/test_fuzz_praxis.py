@@ -203,6 +203,9 @@ def test_rules_excuse_what_they_name_and_nothing_else():
   plain, nd = BAD['config'], {'nd_prefix_shape': [1, 2]}
   assert excused(repeat(repeat(plain), **nd)) == {'nested-nd-prefix'}
   assert excused(repeat(repeat(plain, **nd), **nd)) == {'nested-nd-prefix'}
+  stack = {'layer': 'transformers.StackedTransformerRepeated', 'fields': {}}
+  assert excused(repeat(stack, **nd)) == {'nested-nd-prefix'}
+  assert excused(repeat(stack)) == set()
   assert excused(repeat(repeat(plain, **nd))) == set()
   assert excused(repeat(repeat(plain))) == set()
   assert excused(repeat(plain, **nd)) == set()

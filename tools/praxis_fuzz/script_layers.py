@@ -254,20 +254,12 @@ def define(pkg: str) -> dict[str, type]:
     def __call__(self, inputs: Any) -> Any:
       return self.body(inputs, last_padded(inputs))
 
-  class Blocks(BaseLayer):
-    """Transformer blocks; a single one is given a mask."""
-
-    body_tpl: LayerTpl = template_field(None)
-    mask: bool = False
-
-    def setup(self) -> None:
-      self.create_child('body', self.body_tpl)
+  class Block(Padded):
+    """One transformer block, given a mask, too."""
 
     def __call__(self, inputs: Any) -> Any:
-      paddings = last_padded(inputs)
-      if not self.mask:
-        return self.body(inputs, paddings)
-      return self.body(inputs, paddings, additive_mask(inputs, True))[0]
+      mask = additive_mask(inputs, True)
+      return self.body(inputs, last_padded(inputs), mask)[0]
 
   class Recurrent(BaseLayer):
     """A cell over time."""
@@ -284,6 +276,6 @@ def define(pkg: str) -> dict[str, type]:
       steps = py_utils.NestedMap(act=[inputs], padding=padding)
       return self.rnn(steps)[0]
 
-  found = (Script, StochasticBranch, AddPosition, Tokens, Attend, Padded, Blocks,
+  found = (Script, StochasticBranch, AddPosition, Tokens, Attend, Padded, Block,
            Recurrent)
   return {cls.__name__: cls for cls in found}

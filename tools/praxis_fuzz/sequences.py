@@ -87,10 +87,10 @@ class Sequences:
   def _block(self, dims: int) -> Tree:
     fields = self._blocks(dims)
     dropout = fields.pop('dropout_prob')
-    return self._node('fuzz.Blocks', body_tpl=self._node(
+    return self._node('fuzz.Block', body_tpl=self._node(
         'transformers.Transformer', input_dims=dims, residual_dropout_prob=dropout,
         ln_tpl=self._norm(), tr_fflayer_tpl=self._optional(self._feed_forward()),
-        **fields), mask=True)
+        **fields))
 
   def _stack(self, dims: int) -> Tree:
     fields = self._blocks(dims)
@@ -105,7 +105,7 @@ class Sequences:
     if self._draw(st.booleans()):
       stack = self._node('transformers.StackedTransformerRepeated', block=stack,
                          x_times=2)
-    return self._node('fuzz.Blocks', body_tpl=stack)
+    return self._node('fuzz.Padded', body_tpl=stack)
 
   def _recurrent(self, dims: int) -> Tree:
     option = self._optional

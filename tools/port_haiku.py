@@ -48,6 +48,12 @@ flags.DEFINE_bool(
   'allow_pickle', False, 'Read pickles as well; arrays and plain containers only.'
 )
 flags.DEFINE_bool('back', False, 'convert: from the port to the original.')
+flags.DEFINE_string(
+  'base',
+  None,
+  'convert: the checkpoint that was converted before; what did not change since then '
+  'comes from it, bit for bit.',
+)
 flags.DEFINE_string('out', None, 'File to write.')
 flags.DEFINE_string('report', None, 'verify: also write this .html or .json.')
 flags.DEFINE_float(

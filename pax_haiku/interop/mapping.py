@@ -16,6 +16,7 @@ import jax
 import numpy as np
 
 from pax_haiku.core import variables as variables_lib
+from pax_haiku.interop import mapping_base
 from pax_haiku.interop import mapping_expr as ex
 from pax_haiku.interop import mapping_text as text_lib
 
@@ -245,7 +246,7 @@ class Mapping:
     Raises:
       MappingError: entries are ambiguous, missing or of the wrong shape.
     """
-    self._check_decided(only)
+    self.check_decided(only)
     rules = [r for r in self.rules if r.way != 'back' and only(r.name)]
     _check_present(rules, source, 'source')
     out, problems = {}, []
@@ -266,9 +267,16 @@ class Mapping:
     *,
     linear: bool = False,
     only: Callable[[str], bool] = lambda name: True,
+    kept: MappingType[str, np.ndarray] | None = None,
   ) -> dict[str, np.ndarray]:
-    """The source's entries from the target's; the inverse of `forward`."""
-    self._check_decided(lambda name: True)
+    """The source's entries from the target's; the inverse of `forward`.
+
+    Args:
+      target, linear, only: as there.
+      kept: elements that the caller will replace, by name: two rules may give them
+        different values.
+    """
+    self.check_decided()
     parts, problems = ex.Parts(), []
     rules = [r for r in self.rules if r.way == '=' and any(map(only, r.expr.names()))]
     missing = sorted({r.name for r in rules if r.name not in target})
@@ -283,13 +291,15 @@ class Mapping:
         problems.append(f'{rule.name}: {error}')
     if problems:
       raise MappingError('; '.join(problems))
-    out = parts.finish()
+    out = parts.finish(kept)
     for rule in back:
       value = rule.expr.forward(lambda n: np.asarray(target[n]), linear)
       out[rule.name] = np.asarray(value)
     return out
 
-  def convert(self, tree: Any, *, back: bool = False, like: Any = None) -> Any:
+  def convert(
+    self, tree: Any, *, back: bool = False, like: Any = None, base: Any = None
+  ) -> Any:
     """A tree of variables of one model as one of the other.
 
     Args:
@@ -297,13 +307,19 @@ class Mapping:
       back: from the target's to the source's.
       like: a tree of the result's model: gives dtypes, containers, and what is not in
         the mapping (summaries); shapes and names are checked against it.
+      base: a tree of the result's model, from which `tree` once was converted. What
+        `tree` has not changed since then is taken from it, bit for bit; see
+        `mapping_base`.
 
     Raises:
-      MappingError: entries are ambiguous, missing, surplus or of the wrong shape; all
-        are listed.
+      MappingError: entries are ambiguous, missing, surplus or of the wrong shape, or
+        the base is of another model; all are listed.
     """
     entries = flatten(tree)
-    made = (self.backward if back else self.forward)(entries)
+    if base is None:
+      made = (self.backward if back else self.forward)(entries)
+    else:
+      made = mapping_base.convert(self, entries, flatten(base), back=back)
     surplus = sorted(set(entries) - self.known(back))
     if surplus:
       raise MappingError('no rule uses ' + ', '.join(surplus))
@@ -319,7 +335,8 @@ class Mapping:
       (forth if rule.way == 'back' else behind).update(rule.expr.names())
     return forth if back else behind | set(self.unused)
 
-  def _check_decided(self, only) -> None:
+  def check_decided(self, only: Callable[[str], bool] = lambda name: True) -> None:
+    """Refuses ambiguous entries, all of which are listed."""
     open_ = [a for a in self.ambiguous if only(a.name)]
     if open_:
       raise MappingError(

@@ -7,7 +7,7 @@ rule converts a checkpoint in both directions.
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ class Parts:
   def __init__(self):
     self.arrays: dict[str, np.ndarray] = {}
     self._filled: dict[str, np.ndarray] = {}
+    self._torn: dict[str, np.ndarray] = {}  # where rules give different values
     self.problems: list[str] = []
 
   def put(self, name: str, index: tuple, shape: tuple[int, ...], value) -> None:
@@ -31,19 +32,22 @@ class Parts:
     if name not in self.arrays:
       self.arrays[name] = np.zeros(shape, value.dtype)
       self._filled[name] = np.zeros(shape, bool)
+      self._torn[name] = np.zeros(shape, bool)
     array, filled = self.arrays[name], self._filled[name]
     if array.shape != shape or array[index].shape != value.shape:
       self.problems.append(
         f'{name}: rules disagree about its shape, {array.shape} and {shape}'
       )
       return
-    if filled[index].any() and not np.array_equal(array[index], value):
-      self.problems.append(f'{name}: set by several rules that give different values')
+    self._torn[name][index] |= filled[index] & (array[index] != value)
     array[index] = value
     filled[index] = True
 
-  def finish(self) -> dict[str, np.ndarray]:
-    """The arrays.
+  def finish(self, kept: Mapping[str, np.ndarray] | None = None):
+    """The arrays, `{name: array}`.
+
+    Args:
+      kept: elements that will be replaced, by name; rules may differ there.
 
     Raises:
       MappingError: some are incomplete or contradictory.
@@ -53,6 +57,11 @@ class Parts:
         self.problems.append(
           f'{name}: {int((~filled).sum())} of {filled.size} elements have no rule'
         )
+      torn = self._torn[name]
+      if kept is not None and name in kept:
+        torn = torn & ~kept[name]
+      if torn.any():
+        self.problems.append(f'{name}: set by several rules that give different values')
     if self.problems:
       raise MappingError('; '.join(self.problems))
     return self.arrays

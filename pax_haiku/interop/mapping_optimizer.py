@@ -16,6 +16,7 @@ def convert_optimizer(
   target_params: Any,
   *,
   back: bool = False,
+  base: Any = None,
 ) -> Any:
   """An optax state of one model as that of the other.
 
@@ -30,12 +31,15 @@ def convert_optimizer(
       `variables['params']` of Pax.
     target_params: the target's, likewise.
     back: `opt_state` is the target's, and the source's is wanted.
+    base: a state of the other model, from which `opt_state` once was converted. Moments
+      of parameters that only the other model has come from it.
 
   Returns:
     A state that `optimizer.update` takes with the other model's parameters.
 
   Raises:
-    MappingError: a subtree has the names of the parameters, but other shapes.
+    MappingError: a subtree has the names of the parameters, but other shapes, or the
+      base is a state of another optimizer.
   """
   old, new = source_params, target_params
   if back:
@@ -45,7 +49,7 @@ def convert_optimizer(
   def mirrors(x) -> bool:
     return isinstance(x, MappingType) and set(_named(x)) == set(wanted)
 
-  def convert(x):
+  def convert(x, before=None):
     if not mirrors(x):
       return x
     entries = _named(x)
@@ -59,9 +63,19 @@ def convert_optimizer(
         'the optimizer keeps arrays of other shapes than the parameters, which cannot '
         'be converted: ' + ', '.join(other)
       )
-    return _converted(mapping, entries, new, back)
+    known = {} if base is None else _named(before)
+    return _converted(mapping, entries, new, back, known)
 
-  return jax.tree.map(convert, opt_state, is_leaf=mirrors)
+  if base is None:
+    return jax.tree.map(convert, opt_state, is_leaf=mirrors)
+  try:
+    return jax.tree.map(convert, opt_state, base, is_leaf=mirrors)
+  except mapping_lib.MappingError:
+    raise
+  except (TypeError, ValueError) as error:
+    raise mapping_lib.MappingError(
+      f'the base is a state of another optimizer: {error}'
+    ) from None
 
 
 def _is_masked(x) -> bool:
@@ -79,7 +93,7 @@ def _named(params) -> dict[str, Any]:
   }
 
 
-def _converted(mapping, entries, like, back) -> Any:
+def _converted(mapping, entries, like, back, base) -> Any:
   masked = {n: v for n, v in entries.items() if _is_masked(v)}
   arrays = {n: np.asarray(v) for n, v in entries.items() if n not in masked}
   names = _named(like)
@@ -102,6 +116,7 @@ def _converted(mapping, entries, like, back) -> Any:
     made = mapping.forward(
       arrays, linear=True, only=lambda n: n in names and n not in hidden
     )
+  made = {**{n: base[n] for n in names if n in base and n not in hidden}, **made}
   missing = sorted(set(names) - set(made) - hidden)
   if missing:
     raise mapping_lib.MappingError('no rule gives ' + ', '.join(missing))

@@ -5,7 +5,7 @@ source haiku
 target pax
 params:fc/w = params:mlp/~/linear_0/w                    # proved
 params:qkv/w = concat(params:q/w, params:k/w, 1, [8,8])  # by values
-back state:bn/~/mean_ema/counter = full(1000000, [], int32)
+back state:bn/~/mean_ema/counter = full(1000000000, [], int32)
 ? params:a/b = params:x/b | params:y/b                   # ambiguous
 """
 

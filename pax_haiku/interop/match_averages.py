@@ -1,8 +1,7 @@
 """Moving averages: Haiku keeps three entries for what Pax keeps one.
 
-`hk.ExponentialMovingAverage` has `hidden` (the plain average, which starts at zero),
-`counter` (steps so far) and `average = hidden / (1 - decay ** counter)`. Pax keeps the
-plain average. With a large counter all three agree, and training goes on alike.
+Pax keeps the plain average, which is Haiku's `hidden`. With a large counter Haiku's
+`average` agrees with it, and training goes on alike.
 """
 
 from collections.abc import Mapping as MappingType
@@ -12,21 +11,7 @@ import numpy as np
 
 from pax_haiku.interop import mapping as mapping_lib
 from pax_haiku.interop import mapping_expr as ex
-
-LONG = 1_000_000  # steps after which nothing is left of the start
-_VALUES = ('average', 'hidden')
-_COUNTER = 'counter'
-
-
-def groups(entries: MappingType[str, Any]) -> list[str]:
-  """Prefixes of entries that are such averages: a counter and one value or both."""
-  prefixes = [n.removesuffix(_COUNTER) for n in entries if n.endswith('/' + _COUNTER)]
-  return [p for p in prefixes if values(entries, p)]
-
-
-def values(entries: MappingType[str, Any], prefix: str) -> list[str]:
-  """Names of an average's values."""
-  return [prefix + key for key in _VALUES if prefix + key in entries]
+from pax_haiku.interop.moving_averages import COUNTER, LONG, groups, values
 
 
 def settle(entries: dict[str, Any], counter: int = LONG) -> None:
@@ -34,8 +19,8 @@ def settle(entries: dict[str, Any], counter: int = LONG) -> None:
   for prefix in groups(entries):
     first, *others = values(entries, prefix)
     entries.update(dict.fromkeys(others, entries[first]))
-    steps = np.asarray(entries[prefix + _COUNTER])
-    entries[prefix + _COUNTER] = np.full_like(steps, counter)
+    steps = np.asarray(entries[prefix + COUNTER])
+    entries[prefix + COUNTER] = np.full_like(steps, counter)
 
 
 def complete(
@@ -81,7 +66,7 @@ def _both(mapping, rule, before, after, source, target) -> None:
     like = before + name.removeprefix(after)
     like = like if like in source else values(source, before)[0]
     _add(mapping, name, renamed(rule.expr, like), note)
-  _add(mapping, after + _COUNTER, ex.Ref(before + _COUNTER), note)
+  _add(mapping, after + COUNTER, ex.Ref(before + COUNTER), note)
   used = {n for r in mapping.rules if r.way != 'back' for n in r.expr.names()}
   for name in values(source, before):
     if name not in used:
@@ -99,8 +84,8 @@ def _shrink(mapping, rule, before, source) -> None:
     _add(mapping, name, back, 'the average itself', 'back')
   _add(
     mapping,
-    before + _COUNTER,
-    _long(source[before + _COUNTER]),
+    before + COUNTER,
+    _long(source[before + COUNTER]),
     'an old average',
     'back',
   )
@@ -115,8 +100,8 @@ def _grow(mapping, rule, after, target) -> None:
     _add(mapping, name, rule.expr, 'the average itself', 'forth')
   _add(
     mapping,
-    after + _COUNTER,
-    _long(target[after + _COUNTER]),
+    after + COUNTER,
+    _long(target[after + COUNTER]),
     'an old average',
     'forth',
   )

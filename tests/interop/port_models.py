@@ -4,7 +4,7 @@ import haiku as hk
 import jax
 import jax.numpy as jnp
 
-from pax_haiku import base_layer, layers, pax_fiddle
+from pax_haiku import base_layer, interop, layers, pax_fiddle
 
 Config = pax_fiddle.Config
 WeightHParams = base_layer.WeightHParams
@@ -63,6 +63,39 @@ class Mixed(base_layer.BaseLayer):
     for layer in self.ff:
       x = layer(x)
     return x
+
+
+# The mapping of `hk_mixed` and `Mixed` with a list.
+STACK = 'params:__layer_stack_no_per_layer/linear'
+NORM = 'reshape(params:batch_norm/{}, [1,4], [4])'
+AVERAGE = 'reshape(state:batch_norm/~/{}_ema/average, [1,4], [4])'
+MIXED = interop.Mapping.from_text(
+  '\n'.join(
+    [
+      'params:a/linear/w = params:mlp/~/linear_0/w',
+      'params:a/bias/b = params:mlp/~/linear_0/b',
+      'params:b/linear/w = params:mlp/~/linear_1/w',
+      'params:b/bias/b = params:mlp/~/linear_1/b',
+      'params:ln/scale = add(params:layer_norm/scale, -1)',
+      'params:ln/bias = params:layer_norm/offset',
+      f'params:bn/gamma = add({NORM.format("scale")}, -1)',
+      f'params:bn/beta = {NORM.format("offset")}',
+      *(
+        f'params:ff_{i}/{n} = index({STACK}/{n[-1]}, {i}, 3)'
+        for i in range(3)
+        for n in ('linear/w', 'bias/b')
+      ),
+      f'non_trainable:bn/moving_mean = {AVERAGE.format("mean")}',
+      f'non_trainable:bn/moving_variance = {AVERAGE.format("var")}',
+      *(
+        f'back state:batch_norm/~/{short}_ema/hidden = reshape('
+        f'non_trainable:bn/moving_{name}, [4], [1,4])\n'
+        f'back state:batch_norm/~/{short}_ema/counter = full(1000000000, [], int32)'
+        for short, name in (('mean', 'mean'), ('var', 'variance'))
+      ),
+    ]
+  )
+)
 
 
 # -- Attention -------------------------------------------------------------------------

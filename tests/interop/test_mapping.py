@@ -20,7 +20,7 @@ params:qkv = concat(params:q/w, params:k/w, 1, [2,2])  # by values
 params:scale = add(params:norm/scale, -1)
 non_trainable:mean = state:bn/~/ema/average
 back state:bn/~/ema/hidden = non_trainable:mean
-back state:bn/~/ema/counter = full(1000000, [], int32)
+back state:bn/~/ema/counter = full(1000000000, [], int32)
 unused params:old/w
 """
 
@@ -176,7 +176,7 @@ def test_trees_are_converted_both_ways():
     np.testing.assert_array_equal(
       back['state']['bn/~/ema'][part], tree['state']['bn/~/ema']['average']
     )
-  assert back['state']['bn/~/ema']['counter'] == 1_000_000
+  assert back['state']['bn/~/ema']['counter'] == 1_000_000_000
   jax.tree.map(np.testing.assert_array_equal, back['params'], tree['params'])
 
 

@@ -87,6 +87,7 @@ def options(**given):
     port_checkpoint=None,
     allow_pickle=False,
     back=False,
+    base=None,
     out=None,
     report=None,
     tolerance=1e-4,
@@ -223,6 +224,16 @@ def test_converts_checkpoints_and_moments(folder, dense_port, capsys):
     if 'ema' not in name:  # averages come back as old ones
       # `scale - 1 + 1` rounds once.
       np.testing.assert_allclose(again[name], value, rtol=2e-7, err_msg=name)
+  capsys.readouterr()
+  files.update(out=str(folder / 'same.npz'), base=str(folder / 'old.npz'))
+  assert run('convert', folder, 'dense', DENSE, **files) == 0
+  count = len(entries) + len(moments) + 1
+  assert f'{count} of them as in {folder}/old.npz' in capsys.readouterr().out
+  same = interop.load_checkpoint(folder / 'same.npz')
+  for name, value in interop.load_checkpoint(folder / 'old.npz').items():
+    assert same[name].tobytes() == value.tobytes(), name
+  with pytest.raises(interop.MappingError, match='base is of another model: missing'):
+    run('convert', folder, 'dense', DENSE, **{**files, 'base': files['checkpoint']})
   assert (
     run(
       'verify',

@@ -119,11 +119,21 @@ def do_convert(o: Any) -> int:
   need(o, 'convert', 'mapping', 'checkpoint', 'out')
   mapping = interop.Mapping.load(o.mapping)
   entries = load(o, o.checkpoint)
-  made = mapping_checkpoint.convert_entries(mapping, entries, back=o.back)
+  base = load(o, o.base) if o.base else None
+  made = mapping_checkpoint.convert_entries(mapping, entries, back=o.back, base=base)
   form = mapping.source_form if o.back else mapping.target_form
   interop.save_checkpoint(o.out, made, form=form)
-  print(f'{o.out}: {len(made)} entries from {len(entries)}')
+  same = '' if base is None else f', {_unchanged(made, base)} of them as in {o.base}'
+  print(f'{o.out}: {len(made)} entries from {len(entries)}{same}')
   return 0
+
+
+def _unchanged(made, base) -> int:
+  """How many entries are those of the base, bit for bit."""
+  return sum(
+    n in base and x.dtype == base[n].dtype and x.tobytes() == base[n].tobytes()
+    for n, x in made.items()
+  )
 
 
 def load(o, path: str) -> dict[str, np.ndarray]:

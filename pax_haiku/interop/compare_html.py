@@ -10,17 +10,22 @@ _STYLE = """
 body { font: 14px/1.45 system-ui, sans-serif; margin: 2em auto; max-width: 84em;
   padding: 0 1em; color: #1c2128; }
 h1 { font-size: 1.4em; } h2 { font-size: 1.1em; margin: 1.6em 0 .3em; }
-table { border-collapse: collapse; width: 100%; }
+table { border-collapse: collapse; width: 100%; min-width: 54em; table-layout: fixed; }
 th, td { text-align: left; padding: .15em .6em; border-bottom: 1px solid #e3e6ea;
-  vertical-align: middle; }
+  vertical-align: middle; overflow-wrap: anywhere; }
 td { font-family: ui-monospace, monospace; font-size: 12px; }
-.n { text-align: right; white-space: nowrap; } .past td { color: #cf222e; }
+th { white-space: nowrap; } .array { width: 15em; } .number { width: 5em; }
+.bins { width: 7em; }
+th.n, td.n { text-align: right; white-space: nowrap; } .past td { color: #cf222e; }
 .first td { background: #ffebe9; font-weight: 600; }
+.note { font: 12px/1.4 system-ui, sans-serif; color: #59636e; }
 .ok { color: #1a7f37; } .bad { color: #cf222e; }
-svg { display: block; } .plot { margin: .4em 0 .6em; border: 1px solid #e3e6ea; }
+svg { display: block; }
+.plot { margin: .4em 0 .6em; border: 1px solid #e3e6ea; }
 """
 _FLOOR, _TOP = -9.0, 1.0  # decades of the plot
 _WIDTH, _HEIGHT, _LEFT = 900, 160, 44
+_WIDEST = 40  # of a bar and the gap after it
 
 
 def _level(value: float) -> float:
@@ -36,7 +41,7 @@ def _plot(rows: list[Row], tolerance: float) -> str:
   def y(level: float) -> float:
     return 8 + (_HEIGHT - 24) * (_TOP - level) / (_TOP - _FLOOR)
 
-  step = (_WIDTH - _LEFT - 10) / max(1, len(rows))
+  step = min(_WIDEST, (_WIDTH - _LEFT - 10) / max(1, len(rows)))
   parts = [
     f'<svg class="plot" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
     f'height="{_HEIGHT}" role="img" aria-label="difference by position">'
@@ -48,11 +53,6 @@ def _plot(rows: list[Row], tolerance: float) -> str:
       f'y="{y(decade) + 4:.1f}" font-size="10" fill="#59636e">1e{decade}'
       '</text>'
     )
-  line = y(_level(tolerance))
-  parts.append(
-    f'<line x1="{_LEFT}" x2="{_WIDTH}" y1="{line:.1f}" y2="{line:.1f}" '
-    'stroke="#bf8700" stroke-dasharray="5 4"/>'
-  )
   for i, row in enumerate(rows):
     x, top = _LEFT + step * i, y(_level(row.max_rel))
     color = '#cf222e' if row.past else '#2da44e'
@@ -61,6 +61,13 @@ def _plot(rows: list[Row], tolerance: float) -> str:
       f'<rect x="{x:.1f}" y="{top - 1:.1f}" width="{max(1.5, step - 2):.1f}" '
       f'height="{y(_FLOOR) - top + 1:.1f}" fill="{color}"><title>{title}</title></rect>'
     )
+  line = y(_level(tolerance))
+  parts.append(
+    f'<line x1="{_LEFT}" x2="{_WIDTH}" y1="{line:.1f}" y2="{line:.1f}" '
+    'stroke="#bf8700" stroke-dasharray="5 4"/>'
+    f'<text x="{_WIDTH - 4}" y="{line - 4:.1f}" font-size="10" fill="#9a6700" '
+    f'text-anchor="end">tolerance {tolerance:g}</text>'
+  )
   return ''.join(parts) + '</svg>'
 
 
@@ -86,26 +93,26 @@ def _histogram(counts: list[int]) -> str:
 
 def _row(row: Row) -> str:
   css = ' class="past first"' if row.first else ' class="past"' if row.past else ''
-  cells = [
-    html.escape(row.target),
-    html.escape(row.source),
-    html.escape(compare_text.shape(row)),
-  ]
-  numbers = [compare_text.number(row.max_abs), compare_text.number(row.max_rel)]
-  note = html.escape(
-    row.note or ('uses ' + ', '.join(row.entries) if row.first and row.entries else '')
+  note = row.note or (
+    'uses ' + ', '.join(row.entries) if row.first and row.entries else ''
   )
+  target = html.escape(row.target)
+  if note:
+    target += f'<div class="note">{html.escape(note)}</div>'
+  cells = [target, html.escape(row.source), html.escape(compare_text.shape(row))]
+  numbers = [compare_text.number(row.max_abs), compare_text.number(row.max_rel)]
   return (
     f'<tr{css}>'
     + ''.join(f'<td>{c}</td>' for c in cells)
     + ''.join(f'<td class="n">{n}</td>' for n in numbers)
-    + f'<td>{_histogram(row.histogram)}</td><td>{note}</td></tr>'
+    + f'<td>{_histogram(row.histogram)}</td></tr>'
   )
 
 
 _HEAD = (
-  '<tr><th>target</th><th>source</th><th>array</th><th>max abs</th>'
-  '<th>max rel</th><th>differences, 1e-8 to 1</th><th></th></tr>'
+  '<tr><th>target</th><th>source</th>'
+  '<th class="array">array</th><th class="n number">max abs</th>'
+  '<th class="n number">max rel</th><th class="bins">1e-8 to 1</th></tr>'
 )
 
 
@@ -126,7 +133,8 @@ def page(comparison, title: str) -> str:
   body += [f'<p>{html.escape(remark)}</p>' for remark in comparison.remarks]
   body.append(
     '<p>&ldquo;max rel&rdquo; is max |a - b| / max |b|, where b is the '
-    'source; histograms show the elements in the same measure.</p>'
+    'source. Bars show it on a logarithmic scale; the small histograms show how many '
+    'elements differ by how much, in the same measure.</p>'
   )
   return (
     '<!doctype html><html lang="en"><head><meta charset="utf-8">'

@@ -60,6 +60,9 @@ flags.DEFINE_float(
   'tolerance', 1e-4, 'Largest difference, as a fraction of the largest value.'
 )
 flags.DEFINE_bool('gradients', True, 'verify: compare gradients too.')
+flags.DEFINE_bool(
+  'iterations', False, 'verify: show each iteration of loops that modules run in.'
+)
 flags.DEFINE_string('class_name', 'Net', 'scaffold: name of the layer.')
 flags.DEFINE_integer('seed', 0, 'Of random inputs and variables.')
 

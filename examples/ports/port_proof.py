@@ -17,7 +17,7 @@ from absl import app, flags
 
 from pax_haiku import base_layer, interop, layers, pax_fiddle
 from pax_haiku.interop import mapping as mapping_lib
-from pax_haiku.interop import match_model, match_proof
+from pax_haiku.interop import match_model
 
 # Largest difference of outputs and gradients, as a fraction of their largest entry:
 # float32 rounding (6e-8) times the length of the sums and the depth of the model.
@@ -33,7 +33,6 @@ class Port:
     port: a config of the Pax layer.
     inputs: what both take.
     modes: of 'train' and 'eval', those in which the two are to be equal.
-    rules: lines of the mapping that `interop.match` leaves open or gets wrong.
     steps: in training, compare the outputs of so many steps, each from the state that
       the one before left.
   """
@@ -42,7 +41,6 @@ class Port:
   port: pax_fiddle.Config
   inputs: tuple[Any, ...]
   modes: tuple[str, ...] = ('eval', 'train')
-  rules: str = ''
   steps: int = 1
 
 
@@ -53,7 +51,8 @@ class Proof:
   Attributes:
     mapping: from the original's variables to the port's.
     parameters: number of entries of the port's variables.
-    by_hand: how many of them have a rule written by hand, in `Port.rules`.
+    numbers: number of numbers in them.
+    matched: fraction of them whose partner was found.
     proved: fraction of them whose partner was found and proved.
     outputs: worst difference of the outputs, as a fraction of their largest entry.
     gradients: the same of the gradients, for parameters and floating-point inputs.
@@ -61,7 +60,8 @@ class Proof:
 
   mapping: mapping_lib.Mapping
   parameters: int
-  by_hand: int
+  numbers: int
+  matched: float
   proved: float
   outputs: float
   gradients: float
@@ -83,7 +83,7 @@ def prove(
   Args:
     port: the models.
     mapping: from the original's variables to the port's; None: what `match` finds in
-      the first of the modes, completed by `port.rules`.
+      the first of the modes.
     seed: of the random variables.
 
   Raises:
@@ -113,10 +113,6 @@ def prove(
       target_variables=target,
       do_eval=not first,
     )
-    if port.rules:
-      _correct(mapping, interop.Mapping.from_text(port.rules))
-      given = match_model.randomized(models(first)[0].entries, seed)
-      match_proof.prove(mapping, *models(first), port.inputs, {}, given, TOLERANCE)
   outputs, gradients = [], []
   for mode in port.modes:
     train = mode == 'train'
@@ -134,11 +130,12 @@ def prove(
         )
       )
     gradients.append(_difference({**found_grads[0], **found_grads[1]}, expected))
-  by_hand = len(interop.Mapping.from_text(port.rules).rules)
+  found = [r for r in mapping.rules if r.way != 'back']
   return Proof(
     mapping,
     len(ours.entries),
-    by_hand,
+    sum(np.size(x) for x in ours.entries.values()),
+    len(found) / len(ours.entries),
     mapping.proved,
     max(outputs),
     max(gradients),
@@ -153,18 +150,6 @@ def _port_init(config: pax_fiddle.Config):
       return config.Instantiate().init({'params': key, 'random': key}, *inputs)
 
   return init
-
-
-def _correct(mapping: mapping_lib.Mapping, by_hand: mapping_lib.Mapping) -> None:
-  """Puts rules in the place of those that a mapping has, or has not."""
-  names = {rule.name for rule in by_hand.rules}
-  mapping.ambiguous = [a for a in mapping.ambiguous if a.name not in names]
-  used = {name for rule in by_hand.rules for name in rule.expr.names()}
-  mapping.rules = [
-    r for r in mapping.rules if r.name not in (used if r.way == 'back' else names)
-  ] + [dataclasses.replace(r, note='by hand') for r in by_hand.rules]
-  mapping.unused = [name for name in mapping.unused if name not in used]
-  mapping.remarks = [r for r in mapping.remarks if not r.startswith('nothing is')]
 
 
 def _is_param(name: str) -> bool:

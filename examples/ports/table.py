@@ -1,7 +1,8 @@
-"""Proves all ports and writes the table of README.md beside this file.
+"""Proves ports and writes the tables of README.md beside this file.
 
-    python examples/ports/table.py            # models of reduced size
-    python examples/ports/table.py --full     # as published; takes long
+    python examples/ports/table.py                   # models of reduced size
+    python examples/ports/table.py --full            # as published; takes long
+    python examples/ports/table.py --full mlp lstm   # only these, others stay
 
 It needs the packages whose models are ported; graph_gps.py and evoformer.py say how to
 install them.
@@ -11,6 +12,7 @@ import ast
 import importlib
 import inspect
 import pathlib
+import re
 import textwrap
 
 import haiku as hk
@@ -37,9 +39,9 @@ IMPORTED = {
   'vector_quantizer': (hk.nets.VectorQuantizerEMA,),
 }
 SHARED = {'resnet50': (port_norm.BatchNorm,), 'mobilenet': (port_norm.BatchNorm,)}
-NOT_THE_PORT = ('original', 'port', 'rules')
+NOT_THE_PORT = ('original', 'port')
 
-HEADER = """# Ports of Haiku models
+INTRODUCTION = """# Ports of Haiku models
 
 Each script holds a Haiku model (imported, or written in plain Haiku), its port to Pax
 layers, and the proof that both compute the same:
@@ -47,17 +49,17 @@ layers, and the proof that both compute the same:
     python examples/ports/mlp.py --small
 
 finds which parameters are the same (`interop.match`), converts random ones, and
-compares outputs and gradients. `python examples/ports/table.py` made this table, from
-models of {size} size.
-
-| port | variables | matched | by hand | proved | outputs | gradients | lines |
+compares outputs and gradients. `python examples/ports/table.py` made these tables.
+"""
+TITLES = {True: 'Models of reduced size', False: 'Models at full size'}
+HEADER = """
+| port | variables | numbers | matched | proved | outputs | gradients | lines |
 | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 FOOTER = """
-* variables: entries of the port's tree, moving averages included.
-* matched: found by `interop.match`; by hand: rules in the script, where it found none
-  or a wrong one; proved: perturbing the original's entry and its partner moves both
-  outputs alike.
+* variables: entries of the port's tree, moving averages included; numbers: in them.
+* matched: found by `interop.match`; proved: perturbing the original's entry and its
+  partner moves both outputs alike.
 * outputs, gradients: worst difference in float32, as a fraction of the largest entry,
   in training and evaluation where these differ.
 * lines: of code, without comments and docstrings, of the original and of the port.
@@ -93,13 +95,12 @@ def lines_of(name: str, module) -> tuple[int, int]:
 def row(name: str, small: bool) -> str:
   module = importlib.import_module(name)
   proof = port_proof.prove(module.port(small))
-  matched = len([r for r in proof.mapping.rules if r.way != 'back']) - proof.by_hand
   original, ported = lines_of(name, module)
   cells = [
     f'[{name}]({name}.py)',
     proof.parameters,
-    f'{matched / proof.parameters:.0%}',
-    proof.by_hand,
+    f'{proof.numbers:,}',
+    f'{proof.matched:.0%}',
     f'{proof.proved:.0%}',
     f'{proof.outputs:.1e}',
     f'{proof.gradients:.1e}',
@@ -108,15 +109,43 @@ def row(name: str, small: bool) -> str:
   return '| ' + ' | '.join(map(str, cells)) + ' |\n'
 
 
-def main(_):
-  full = flags.FLAGS.full
-  text = HEADER.format(size='full' if full else 'reduced')
-  for name in NAMES:
-    text += row(name, not full)
-    print(text.splitlines()[-1], flush=True)
-  temporary = HERE / '.README.md'
-  temporary.write_text(text + FOOTER)
-  temporary.replace(HERE / 'README.md')
+def page(rows: dict[bool, dict[str, str]]) -> str:
+  """README.md.
+
+  Args:
+    rows: lines by name of the models of reduced size (True) and at full size (False).
+  """
+  text = INTRODUCTION
+  for small, title in TITLES.items():
+    if rows[small]:
+      known = ''.join(rows[small][name] for name in NAMES if name in rows[small])
+      text += f'\n## {title}\n{HEADER}{known}'
+  return text + FOOTER
+
+
+def rows_of(text: str) -> dict[bool, dict[str, str]]:
+  """The rows of a page."""
+  rows: dict[bool, dict[str, str]] = {True: {}, False: {}}
+  small = True
+  for line in text.splitlines():
+    small = {f'## {title}': key for key, title in TITLES.items()}.get(line, small)
+    if found := re.match(r'\| \[(\w+)\]', line):
+      rows[small][found.group(1)] = line + '\n'
+  return rows
+
+
+def main(argv):
+  small, readme = not flags.FLAGS.full, HERE / 'README.md'
+  names = argv[1:] or NAMES
+  if unknown := sorted(set(names) - set(NAMES)):
+    raise app.UsageError(f'no such ports: {unknown}; there are {", ".join(NAMES)}')
+  rows = rows_of(readme.read_text())
+  for name in names:
+    rows[small][name] = row(name, small)
+    print(rows[small][name], end='', flush=True)
+    temporary = HERE / '.README.md'
+    temporary.write_text(page(rows))
+    temporary.replace(readme)
 
 
 if __name__ == '__main__':

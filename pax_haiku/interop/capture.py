@@ -31,6 +31,7 @@ class Point:
     entries: the variables that it depends on.
     usual: whether `__call__` returned it.
     root: whether it is what the outermost layer returned, the model's own output.
+    iterations: numbers of the loops' iterations that it is of, from the outermost.
   """
 
   module: str
@@ -41,6 +42,12 @@ class Point:
   entries: frozenset[str] = frozenset()
   usual: bool = True
   root: bool = False
+  iterations: tuple[int, ...] = ()
+
+
+def is_watched(method: str) -> bool:
+  """Whether a method is one of those whose outputs are compared."""
+  return method == '__call__' or not (method.startswith('_') or method in _BASES)
 
 
 class _Recorder:
@@ -51,30 +58,36 @@ class _Recorder:
     self.points: list[Point] = []
     self.values: list[Any] = []
     self._seen: dict[str, int] = {}
+    self.inside: set[str] = set()
+    self._active: list[str] = ['']
     self._root: str | None = None
     self._trace = core.get_opaque_trace_state()
 
   def __call__(self, method, args, kwargs, context):
     name = context.method_name
     usual = name == '__call__'
-    if not usual and (name.startswith('_') or name in _BASES):
+    if not is_watched(name):
       return method(*args, **kwargs)
     full = context.module.module_name
     if self.form == 'pax' and self._root is None:
       self._root = full
-    out = method(*args, **kwargs)
     if core.get_opaque_trace_state() != self._trace:
-      return out  # inside a scan, a vmap, ...: no array of the whole program
+      self.inside.update(self._active)
+      # Inside a scan, a vmap, ...: no array of the whole program.
+      return method(*args, **kwargs)
     module = full
     if self.form == 'pax' and full.startswith(self._root + '/'):
       module = full[len(self._root) + 1 :]
+    self._active.append(module)
+    out = method(*args, **kwargs)
+    self._active.pop()
     label = module if usual else f'{module}.{name}'
     self._seen[label] = count = self._seen.get(label, 0) + 1
     label = label if count == 1 else f'{label}#{count}'
     leaves, treedef = jax.tree.flatten(out)
-    several = sum(map(_is_float, leaves)) > 1
+    several = sum(map(is_float, leaves)) > 1
     for i, leaf in enumerate(leaves):
-      if _is_float(leaf):
+      if is_float(leaf):
         where = f'{label}[{i}]' if several else label
         kind = type(context.module).__name__
         self.points.append(
@@ -94,7 +107,8 @@ class _Recorder:
     return jax.tree.unflatten(treedef, leaves)
 
 
-def _is_float(x) -> bool:
+def is_float(x) -> bool:
+  """Whether this is an array of floating-point numbers."""
   return isinstance(x, jax.Array | np.ndarray) and bool(
     jnp.issubdtype(x.dtype, jnp.floating)
   )
@@ -119,6 +133,11 @@ class Captured:
     gradients: entry name -> gradient of a loss.
     point_gradients: label -> gradient of the loss.
     order: entry name -> when it is first used.
+    inside: modules around loops and the like in which modules run, that have no points;
+      '' is the whole model.
+    pieces: parts of entries by the names that `Point.entries` has; None: these are
+      whole entries.
+    long: lengths of loops that were to be unrolled, but are too long.
   """
 
   points: list[Point]
@@ -128,16 +147,25 @@ class Captured:
   gradients: dict[str, np.ndarray]
   point_gradients: dict[str, np.ndarray]
   order: dict[str, int]
+  inside: frozenset[str] = frozenset()
+  pieces: dict[str, match_graph.Piece] | None = None
+  long: tuple[int, ...] = ()
 
 
-def points_of(model: Model, args, kwargs) -> tuple[list[Point], dict[str, int]]:
-  """The points with the variables that each depends on; first uses of variables."""
+def points_of(
+  model: Model, args, kwargs
+) -> tuple[list[Point], dict[str, int], frozenset[str]]:
+  """The points with the variables that each depends on; first uses of variables;
+  modules around loops."""
   noted: list[Point] = []
+  inside: frozenset[str] = frozenset()
 
   def call(tree, rng, args, kwargs):
+    nonlocal inside
     with _recording(model, {}) as recorder:
       _, state = model.call(tree, rng, args, kwargs)
     noted[:] = recorder.points
+    inside = frozenset(recorder.inside)
     return recorder.values, state
 
   watched = dataclasses.replace(model, call=call)
@@ -154,7 +182,26 @@ def points_of(model: Model, args, kwargs) -> tuple[list[Point], dict[str, int]]:
     for r in node.inputs:
       if isinstance(r, int) and r in graph.pieces:
         order.setdefault(graph.pieces[r].name, i)
-  return points, order
+  return points, order, inside
+
+
+def split_floats(entries: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+  """Floating-point entries and others."""
+  floats = {
+    n: x for n, x in entries.items() if jnp.issubdtype(jnp.result_type(x), jnp.floating)
+  }
+  return floats, {n: x for n, x in entries.items() if n not in floats}
+
+
+def weighted_sum(leaves: list[Any], seed: int) -> jax.Array:
+  """The loss: all outputs, weighted by random numbers."""
+  total = jnp.float32(0)
+  for i, leaf in enumerate(leaves):
+    if is_float(leaf):
+      generator = np.random.default_rng((seed, i))
+      weights = generator.normal(size=leaf.size).astype(np.float32)
+      total += jnp.vdot(weights, leaf.ravel().astype(jnp.float32))
+  return total
 
 
 def capture(
@@ -175,11 +222,8 @@ def capture(
     gradients: also of a loss, the sum of the outputs weighted by random numbers.
     seed: of these numbers, which depend on the outputs' sizes only.
   """
-  points, order = points_of(model, args, kwargs)
-  floats = {
-    n: x for n, x in entries.items() if jnp.issubdtype(jnp.result_type(x), jnp.floating)
-  }
-  others = {n: x for n, x in entries.items() if n not in floats}
+  points, order, inside = points_of(model, args, kwargs)
+  floats, others = split_floats(entries)
   nothing = {p.label: jnp.zeros(p.shape, p.dtype) for p in points}
   rng = jax.random.PRNGKey(0)
 
@@ -187,13 +231,7 @@ def capture(
     with _recording(model, perturbations) as recorder:
       out, state = model.run({**floats, **others}, rng, args, kwargs)
     leaves = jax.tree.leaves(out)
-    total = jnp.float32(0)
-    for i, leaf in enumerate(leaves):
-      if _is_float(leaf):
-        generator = np.random.default_rng((seed, i))
-        weights = generator.normal(size=leaf.size).astype(np.float32)
-        total += jnp.vdot(weights, leaf.ravel().astype(jnp.float32))
-    return total, (recorder.values, leaves, state)
+    return weighted_sum(leaves, seed), (recorder.values, leaves, state)
 
   if gradients:
     run = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))
@@ -210,4 +248,5 @@ def capture(
     as_numpy(by_entry),
     as_numpy(by_point),
     order,
+    inside,
   )

@@ -1,12 +1,19 @@
 """compare: runs two models side by side and shows the first module where they part."""
 
 import dataclasses
+import re
 from typing import Any
 
 import numpy as np
 
 from pax_haiku.interop import capture as capture_lib
-from pax_haiku.interop import compare_html, compare_text, match_model
+from pax_haiku.interop import (
+  capture_loops,
+  compare_html,
+  compare_links,
+  compare_text,
+  match_model,
+)
 from pax_haiku.interop import mapping as mapping_lib
 from pax_haiku.interop.compare_rows import Row, align, make_row
 from pax_haiku.interop.match_model import Model
@@ -81,6 +88,7 @@ def compare(
   tolerance: float = 1e-4,
   gradients: bool = True,
   seed: int = 0,
+  iterations: bool = False,
   **kwargs,
 ) -> Comparison:
   """Compares two models module by module on the same inputs.
@@ -97,6 +105,9 @@ def compare(
       value of an array.
     gradients: compare gradients as well, of the outputs weighted by random numbers.
     seed: of the random variables and weights.
+    iterations: show what modules return inside of loops (`hk.scan`, `hk.layer_stack`,
+      `hk.dynamic_unroll`, `Repeat`, `FRnn`, ...), iteration by iteration. False: a loop
+      is one module.
 
   Raises:
     ValueError: a model is not deterministic.
@@ -116,7 +127,16 @@ def compare(
     entries = match_model.randomized(entries, seed)
   given = None if target_variables is None else models[1].entries
   return compare_models(
-    *models, mapping, entries, given, args, kwargs, tolerance, gradients, seed
+    *models,
+    mapping,
+    entries,
+    given,
+    args,
+    kwargs,
+    tolerance,
+    gradients,
+    seed,
+    iterations,
   )
 
 
@@ -131,6 +151,7 @@ def compare_models(
   tolerance: float = 1e-4,
   gradients: bool = True,
   seed: int = 0,
+  iterations: bool = False,
 ) -> Comparison:
   """As `compare`, on two `Model`s.
 
@@ -138,7 +159,7 @@ def compare_models(
     source, target, mapping: as there.
     entries: the source's variables, `{entry name: array}`.
     given: the target's; None: by the mapping.
-    args, kwargs, tolerance, gradients, seed: as there.
+    args, kwargs, tolerance, gradients, seed, iterations: as there.
   """
   kwargs = kwargs or {}
   made = mapping.forward(entries)
@@ -162,11 +183,12 @@ def compare_models(
     ]
   ours = {**target.entries, **made, **(given or {})}
   theirs = {**entries, **_settled(mapping, made)}
+  capture = capture_loops.capture if iterations else capture_lib.capture
   runs = [
-    capture_lib.capture(m, e, args, kwargs, gradients=gradients, seed=seed)
+    capture(m, e, args, kwargs, gradients=gradients, seed=seed)
     for m, e in ((source, theirs), (target, ours))
   ]
-  pairs = _pairs(mapping, *runs)
+  pairs = _pairs(mapping, (theirs, ours), *runs)
   outputs = _outputs(*runs)
   forward = _forward(pairs, *runs)
   _excuse(forward, pairs, runs[1], outputs, tolerance)
@@ -174,7 +196,32 @@ def compare_models(
   if gradients:
     kept = [pair for pair, row in zip(pairs, forward, strict=True) if not row.excused]
     rows += _gradients(mapping, kept, *runs)
-  return Comparison(rows, tolerance, remarks)
+  result = Comparison(rows, tolerance, remarks)
+  if not result.ok and any(map(_ends_at_a_loop, runs, _first_names(forward))):
+    remarks.append(
+      'loops that modules run in are one row each; with iterations (--iterations) '
+      'there is a row for each iteration'
+    )
+  remarks.extend(
+    f'a loop of {length} iterations is too long to be shown one by one'
+    for run in runs
+    for length in run.long
+  )
+  return result
+
+
+def _first_names(forward) -> tuple[str | None, str | None]:
+  """Labels of the first rows that differ, of the source and of the target."""
+  row = next((r for r in forward if r.first), None)
+  return (None, None) if row is None else (row.source, row.target)
+
+
+def _ends_at_a_loop(run, label: str | None) -> bool:
+  """Whether the first difference is a module with a loop, or hidden in one."""
+  if label is None:
+    return bool(run.inside)
+  names = (re.escape(m) + r'([.#[].*)?' for m in run.inside if m)
+  return any(re.fullmatch(name, label) for name in names)
 
 
 def _uncovered(mapping, source, target) -> list[str]:
@@ -196,28 +243,19 @@ def _settled(mapping, made) -> dict[str, np.ndarray]:
   }
 
 
-def _rules_behind(mapping, point: capture_lib.Point, is_target: bool) -> frozenset:
-  if is_target:
-    return frozenset(
-      r.name for r in mapping.rules if r.way != 'back' and r.name in point.entries
-    )
-  return frozenset(
-    r.name
-    for r in mapping.rules
-    if r.way != 'back' and point.entries.intersection(r.expr.names())
-  )
-
-
-def _pairs(mapping, source, target) -> list[tuple[int, int]]:
+def _pairs(mapping, entries, source, target) -> list[tuple[int, int]]:
   """Indices of the captured points that belong together, (target, source).
 
   What the outermost layer returns is compared as the output; it counts as a point only
   where no other depends on the same variables.
   """
   sides, numbers = [], []
-  for run, is_target in ((target, True), (source, False)):
+  tables = compare_links.links(
+    mapping, (source.pieces, entries[0]), (target.pieces, entries[1])
+  )
+  for run, table in zip((target, source), reversed(tables), strict=True):
     points = [
-      (i, p, v, _rules_behind(mapping, p, is_target))
+      (i, p, v, frozenset(x for n in p.entries for x in table.get(n, ())))
       for i, (p, v) in enumerate(zip(run.points, run.values, strict=True))
     ]
     inner = {rules for _, p, _, rules in points if not p.root}
@@ -322,7 +360,8 @@ def _gradients(mapping, pairs, source, target) -> list[Row]:
     there = source.point_gradients[theirs]
     size = float(np.abs(there).max(initial=0.0))
     for name in ours.entries:
-      floors.setdefault(name, size)
+      whole = name if target.pieces is None else target.pieces[name].name
+      floors.setdefault(whole, size)
     at = max((when.get(n, 0) for n in ours.entries), default=0) + 0.5
     row = make_row(
       'gradients',

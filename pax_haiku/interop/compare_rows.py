@@ -1,6 +1,7 @@
 """Rows of a comparison: two arrays side by side, and which belong together."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -124,17 +125,72 @@ def align(
   for side, points in enumerate((targets, sources)):
     for i, (_, _, rules) in enumerate(points):
       groups.setdefault(rules, ([], []))[side].append(i)
-  pairs = []
-  for rules, (ours, theirs) in groups.items():
-    costs = np.array(
+  parts = [
+    (rules, *sides)
+    for rules, both in groups.items()
+    for sides in _by_iteration(*both, targets, sources)
+  ]
+  costs = [
+    np.array(
       [[_cost(targets[i][1], sources[j][1]) for j in theirs] for i in ours]
     ).reshape(len(ours), len(theirs))
-    for i, j in _cheapest(costs):
-      first, second = targets[ours[i]], sources[theirs[j]]
-      sure = rules and first[0].usual and second[0].usual
-      if sure or costs[i, j] < _ALIKE:
-        pairs.append((ours[i], theirs[j]))
-  return sorted(pairs)
+    for _, ours, theirs in parts
+  ]
+
+  def paired():
+    for (rules, ours, theirs), table in zip(parts, costs, strict=True):
+      for i, j in _cheapest(table):
+        first, second = targets[ours[i]], sources[theirs[j]]
+        sure = rules and first[0].usual and second[0].usual
+        if sure or table[i, j] < _ALIKE:
+          yield ours[i], theirs[j], table, (i, j)
+
+  if any(point.iterations for point, _, _ in (*targets, *sources)):
+    # Where iterations differ, their modules go together as in those that agree.
+    names = [[_kind(point) for point, _, _ in side] for side in (targets, sources)]
+    alike = {
+      (names[0][i], names[1][j]) for i, j, table, at in paired() if table[at] < _ALIKE
+    }
+    for (_, ours, theirs), table in zip(parts, costs, strict=True):
+      for i, j in np.ndindex(table.shape):
+        if table[i, j] <= 1 and (names[0][ours[i]], names[1][theirs[j]]) in alike:
+          table[i, j] = 0.0
+  return sorted((i, j) for i, j, _, _ in paired())
+
+
+def _kind(point: Point) -> str:
+  """The label without numbers, which a layer and its like in a stack or list share."""
+  return re.sub(r'\d+', '', point.label)
+
+
+def _by_iteration(ours: list[int], theirs: list[int], targets, sources, level=0):
+  """`(targets, sources)`; of loops on both sides, the n-th iterations together.
+
+  Iterations of a loop that share their variables depend on the same rules.
+  """
+  outside, within = zip(
+    *(
+      _split(numbers, points, level)
+      for numbers, points in ((ours, targets), (theirs, sources))
+    ),
+    strict=True,
+  )
+  if not within[0] or len(within[0]) != len(within[1]):
+    yield ours, theirs
+    return
+  yield outside
+  for pair in zip(*within, strict=True):
+    yield from _by_iteration(*pair, targets, sources, level + 1)
+
+
+def _split(numbers: list[int], points, level: int) -> tuple[list[int], list[list[int]]]:
+  """Points outside of loops of that depth, and those of each iteration."""
+  outside: list[int] = []
+  parts: dict[int, list[int]] = {}
+  for i in numbers:
+    where = points[i][0].iterations
+    (parts.setdefault(where[level], []) if len(where) > level else outside).append(i)
+  return outside, list(parts.values())
 
 
 def _cost(a: np.ndarray, b: np.ndarray) -> float:

@@ -104,12 +104,23 @@ class Graph:
   random: bool = False
 
 
-class _Builder:
-  """Walks a jaxpr and lists its operations."""
+class Builder:
+  """Walks a jaxpr and lists its operations.
+
+  Attributes:
+    nodes: in order of execution.
+    avals: variable -> shape and dtype.
+    kept: variables that are not dropped, even if no output depends on them.
+    iterations: where the walk is: `(body, i)` of each scan around it.
+    long: lengths of the scans that are too long to be unrolled.
+  """
 
   def __init__(self):
     self.nodes: list[Node] = []
     self.avals: dict[int, Any] = {}
+    self.kept: list[int] = []
+    self.iterations: tuple[tuple[Any, int], ...] = ()
+    self.long: list[int] = []
 
   def new(self, aval) -> int:
     self.avals[len(self.avals)] = jax.ShapeDtypeStruct(aval.shape, aval.dtype)
@@ -142,6 +153,7 @@ class _Builder:
       size = len(body.jaxpr.eqns) + eqn.params['num_carry'] + len(inputs)
       if eqn.params['length'] * size <= _MAX_UNROLLED:
         return self.unroll(eqn.params, inputs)
+      self.long.append(eqn.params['length'])
 
     def call(values, primitive=eqn.primitive, params=eqn.params):
       out = primitive.bind(*values, **params)
@@ -171,7 +183,9 @@ class _Builder:
         else Const(None)
         for x, var in zip(xs, jaxpr.invars[fixed + carried :], strict=True)
       ]
+      outside, self.iterations = self.iterations, (*self.iterations, (jaxpr, i))
       out = self.walk(jaxpr, consts, inputs[:fixed] + carry + parts)
+      self.iterations = outside
       carry = out[:carried]
       for rows, row in zip(collected, out[carried:], strict=True):
         rows[i] = row
@@ -195,8 +209,9 @@ def _open(body):
   return body, []
 
 
-def trace(model: Model, args, kwargs) -> Graph:
-  """The graph of `model` on inputs of these shapes."""
+def trace(model: Model, args, kwargs, builder: Builder | None = None) -> Graph:
+  """The graph of `model` on inputs of these shapes; `builder` walks the jaxpr."""
+  builder = builder or Builder()
   entries = model.entries
 
   def function(entries, inputs, key):
@@ -206,7 +221,6 @@ def trace(model: Model, args, kwargs) -> Graph:
   closed, shapes = jax.make_jaxpr(function, return_shape=True)(
     entries, (args, kwargs), jax.random.PRNGKey(0)
   )
-  builder = _Builder()
   variables = [builder.new(v.aval) for v in closed.jaxpr.invars]
   outputs = builder.walk(*_open(closed), variables)
   names = sorted(entries)  # the order in which JAX flattens a dict
@@ -227,21 +241,22 @@ def trace(model: Model, args, kwargs) -> Graph:
     [],
     variables[-1],
   )
-  _drop_unused(graph)
+  _drop_unused(graph, builder.kept)
   graph.random = any(graph.key in node.inputs for node in graph.nodes)
   _split(graph)
   return graph
 
 
-def _drop_unused(graph: Graph) -> None:
+def _drop_unused(graph: Graph, kept: list[int]) -> None:
   live = {r for r in [*graph.outputs, *graph.state.values()] if isinstance(r, int)}
+  live.update(kept)
   passed = {graph.pieces[r].name for r in live if r in graph.pieces}
-  kept = []
+  used_nodes = []
   for node in reversed(graph.nodes):
     if any(v in live for v in node.outputs):
       live.update(r for r in node.inputs if isinstance(r, int))
-      kept.append(node)
-  graph.nodes = kept[::-1]
+      used_nodes.append(node)
+  graph.nodes = used_nodes[::-1]
   used = {r for n in graph.nodes for r in n.inputs if isinstance(r, int)}
   graph.unread = [p.name for v, p in graph.pieces.items() if v not in used]
   graph.unread += sorted(
@@ -267,24 +282,31 @@ def _cut(node: Node, piece: Piece) -> Piece | None:
 
 
 def _split(graph: Graph) -> None:
-  """Replaces entries that are only used in disjoint slices by these slices."""
-  users: dict[int, list[Node]] = {}
-  for node in graph.nodes:
-    for r in node.inputs:
-      if isinstance(r, int) and r in graph.pieces:
-        users.setdefault(r, []).append(node)
-  dropped = set()
+  """Replaces entries that are only used in disjoint slices by these slices.
+
+  Slices of slices are split again: stacks in stacks, gates in a stack.
+  """
   passed = {v for v in [*graph.outputs, *graph.state.values()] if isinstance(v, int)}
-  for var, nodes in users.items():
-    piece = graph.pieces[var]
-    parts = [_cut(n, piece) for n in nodes]
-    if var in passed or None in parts or not _tiles(parts, piece.shape):
-      continue
-    del graph.pieces[var]
-    for node, part in zip(nodes, parts, strict=True):
-      graph.pieces[node.outputs[0]] = part
-      dropped.add(id(node))
-  graph.nodes = [n for n in graph.nodes if id(n) not in dropped]
+  pending = set(graph.pieces)
+  while pending:
+    users: dict[int, list[Node]] = {}
+    for node in graph.nodes:
+      for r in node.inputs:
+        if isinstance(r, int) and r in pending:
+          users.setdefault(r, []).append(node)
+    dropped, pending = set(), set()
+    for var, nodes in users.items():
+      piece = graph.pieces[var]
+      alone = Piece(piece.name, ex.Ref(piece.name), piece.shape)
+      cuts = [_cut(n, alone) for n in nodes]
+      if var in passed or None in cuts or not _tiles(cuts, piece.shape):
+        continue
+      del graph.pieces[var]
+      for node in nodes:
+        graph.pieces[node.outputs[0]] = _cut(node, piece)
+        pending.add(node.outputs[0])
+        dropped.add(id(node))
+    graph.nodes = [n for n in graph.nodes if id(n) not in dropped]
 
 
 def _tiles(parts: list[Piece], shape) -> bool:

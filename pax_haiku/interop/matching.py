@@ -161,8 +161,23 @@ def _mapping(sides, search, ordered) -> mapping_lib.Mapping:
 
 def assemble(parts: list[tuple[ex.Expr, ex.Expr]]) -> ex.Expr:
   """An entry from `(where the part is in it, what the part is made of)`."""
-  if len(parts) == 1:
+  depth = max(_depth(where) for where, _ in parts)
+  if not depth:
     return parts[0][1]
+  groups: dict[ex.Expr, list] = {}
+  rest = [(where, x) for where, x in parts if _depth(where) < depth]
+  for where, x in parts:
+    if _depth(where) == depth:
+      groups.setdefault(where.x, []).append((where, x))
+  return assemble(rest + [(where, _joined(found)) for where, found in groups.items()])
+
+
+def _depth(where: ex.Expr) -> int:
+  return 0 if isinstance(where, ex.Ref) else 1 + _depth(where.x)
+
+
+def _joined(parts: list[tuple[ex.Expr, ex.Expr]]) -> ex.Expr:
+  """One array from all its elements or slices."""
   if isinstance(parts[0][0], ex.Index):
     return ex.stack([x for _, x in sorted(parts, key=lambda p: p[0].i)])
   parts = sorted(parts, key=lambda p: p[0].start)

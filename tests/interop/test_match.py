@@ -322,3 +322,33 @@ def test_matches_in_bfloat16(field):
     for i in range(2)
     for ours, theirs in (('linear/w', 'w'), ('bias/b', 'b'))
   }
+
+
+def test_stacks_in_stacks_are_lists():
+  """Each layer of a stack of stacks is an entry of its own on the other side."""
+
+  def layer(x):
+    return jnp.tanh(hk.Linear(3)(x))
+
+  def stacked(x):
+    stack = hk.experimental.layer_stack
+    return stack(2)(lambda x: hk.LayerNorm(-1, True, True)(stack(2)(layer)(x)))(x)
+
+  def listed(x):
+    for _ in range(2):
+      x = hk.LayerNorm(-1, True, True)(layer(layer(x)))
+    return x
+
+  x = normal(3, 4, 3)
+  there, back = interop.match(listed, stacked, x), interop.match(stacked, listed, x)
+  for mapping in (there, back):
+    assert mapping.proved == 1.0 and not mapping.unused
+  rules = {r.name.rpartition('/')[2]: str(r.expr) for r in there.rules}
+  assert rules['w'] == (
+    'stack(stack(params:linear/w, params:linear_1/w), '
+    'stack(params:linear_2/w, params:linear_3/w))'
+  )
+  entries = match_model.as_model(listed, args=(x,)).entries
+  again = back.forward(there.forward(entries))
+  for name, value in entries.items():
+    np.testing.assert_array_equal(again[name], value)

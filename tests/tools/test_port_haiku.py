@@ -92,6 +92,7 @@ def options(**given):
     report=None,
     tolerance=1e-4,
     gradients=False,
+    iterations=False,
     class_name='Net',
     seed=0,
   )

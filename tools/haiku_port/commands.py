@@ -162,7 +162,17 @@ def do_verify(o: Any) -> int:
   if o.port_checkpoint:
     given = load_variables(o, o.port_checkpoint, target)
   result = compare_models.compare_models(
-    source, target, mapping, entries, given, args, {}, o.tolerance, o.gradients, o.seed
+    source,
+    target,
+    mapping,
+    entries,
+    given,
+    args,
+    {},
+    o.tolerance,
+    o.gradients,
+    o.seed,
+    o.iterations,
   )
   print(result, end='')
   if report:

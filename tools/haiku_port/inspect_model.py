@@ -12,7 +12,7 @@ def table(model: Model, args, kwargs) -> str:
   """A line for each module, indented, then the sums."""
   entries = model.entries
   outputs, kinds = {}, {}
-  points, _ = capture.points_of(model, args, kwargs)
+  points, _, _ = capture.points_of(model, args, kwargs)
   for point in points:
     outputs.setdefault(point.module, f'{point.dtype}[{_dims(point.shape)}]')
     kinds.setdefault(point.module, point.kind)

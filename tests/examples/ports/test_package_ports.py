@@ -31,7 +31,7 @@ def test_outputs_and_gradients(name, package, entries):
   proof = port_proof.prove(importlib.import_module(name).port(True))
   forward = [rule for rule in proof.mapping.rules if rule.way != 'back']
   assert proof.parameters == len(forward) == entries
-  assert proof.by_hand == 0 and not proof.mapping.ambiguous
+  assert proof.matched == 1.0 and not proof.mapping.ambiguous
   # One variable moves all logits of a softmax alike: the output cannot prove it.
   assert proof.proved >= (entries - 1) / entries
   # port_proof.TOLERANCE, and why, is in the module.

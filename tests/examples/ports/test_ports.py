@@ -44,14 +44,7 @@ def test_a_script_finds_the_mapping_and_proves_it(tmp_path):
 def test_averages_kept_as_haiku_keeps_them_are_found():
   proof = port_proof.prove(small('vector_quantizer'))
   assert proof.ok and proof.proved == 1.0
-  assert (proof.parameters, proof.by_hand) == (5, 0)
-
-
-def test_rules_by_hand_replace_what_match_finds():
-  rules = 'params:layers_0/bias/b = params:mlp/~/linear_0/b'
-  proof = port_proof.prove(small('mlp', rules=rules))
-  assert proof.ok and proof.proved == 1.0
-  assert (proof.parameters, proof.by_hand) == (4, 1)
+  assert (proof.parameters, proof.matched) == (5, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -95,3 +88,14 @@ def test_lines_of_code():
             1)
   '''
   assert table.code_lines(text) == 3
+
+
+def test_a_row_takes_the_place_of_its_like():
+  table = importlib.import_module('table')
+  rows = {True: {'mlp': '| [mlp](mlp.py) | 4 |\n'}, False: {}}
+  page = table.page(rows)
+  assert table.rows_of(page) == rows
+  rows[False]['lstm'] = '| [lstm](lstm.py) | 2 |\n'
+  assert table.rows_of(table.page(rows)) == rows
+  assert table.rows_of((PORTS / 'README.md').read_text())[True].keys() == {
+    *table.NAMES}

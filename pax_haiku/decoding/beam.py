@@ -52,6 +52,10 @@ def check_settings(settings: BeamSearchHParams) -> None:
       'beam_search needs max_decode_steps, the number of steps after the prefix; it is '
       'None in the settings.'
     )
+  if settings.eos_id is None:
+    raise ValueError(
+      'beam_search needs eos_id: only hypotheses that have ended are returned.'
+    )
 
 
 def beam_search(

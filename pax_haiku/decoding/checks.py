@@ -36,12 +36,12 @@ def check_top_k(top_k: int, vocab: int) -> None:
 
 
 def check_top_p(top_p) -> None:
-  """Raises a ValueError for a top_p outside (0, 1]."""
+  """Raises a ValueError for a top_p outside [0, 1]."""
   value = known(top_p)
-  if value is not None and not ((value > 0) & (value <= 1)).all():
+  if value is not None and not ((value >= 0) & (value <= 1)).all():
     raise ValueError(
-      f'top_p must be in (0, 1], found {value.tolist()}. It is `p` of '
-      'SampleDecoderHParams; None or 1.0 excludes no token.'
+      f'top_p must be in [0, 1], found {value.tolist()}. It is `p` of '
+      'SampleDecoderHParams; 0.0 keeps the likeliest token, None or 1.0 all.'
     )
 
 

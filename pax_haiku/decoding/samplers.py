@@ -213,7 +213,7 @@ class DefaultNextTokenSampler(BaseNextTokenSampler):
 
   Attributes:
     top_k: 0: sample from all; 1: greedy; else sample from the k likeliest.
-    top_p: in (0, 1]: sample from the likeliest tokens that have this probability.
+    top_p: in [0, 1]: sample from the likeliest tokens that have this probability.
     epsilon_p: > 0: exclude tokens of a smaller probability.
     global_normalize: with top_k and top_p: relate logits to the sum of all.
     top_k_recall_target: < 1.0: approximate top k.
@@ -257,7 +257,7 @@ class DefaultNextTokenSampler(BaseNextTokenSampler):
       with `use_top_k_for_logprobs` and top_k > 1.
 
     Raises:
-      ValueError: top_k < 0 or beyond the vocabulary, top_p outside (0, 1], a negative
+      ValueError: top_k < 0 or beyond the vocabulary, top_p outside [0, 1], a negative
         temperature.
     """
     top_p = self.top_p if per_example_top_p is None else per_example_top_p

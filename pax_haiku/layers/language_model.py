@@ -95,11 +95,38 @@ class LanguageModel(base_model.BaseModel):
       self.report_strict_acc,
     )
 
+  def _prepare_decode_data(
+    self, input_batch: NestedMap, decoder_params: decoder_hparams.DecoderHParams
+  ) -> NestedMap:
+    """What decoding gets for a batch; a subclass may add to it or change it.
+
+    Args:
+      input_batch: `ids` and `paddings` `[B, P]`; `prefix_lengths` `[B]` if the paddings
+        do not say them; `inputs_indicator` `[B, P]` of a prefix model.
+      decoder_params: settings.
+
+    Returns:
+      NestedMap of the arguments of the forward call that comes first:
+      `fprop_input_ids`, `fprop_input_paddings`, and, or None, `fprop_segment_ids`,
+      `fprop_segment_pos`, `causal_attention_mask`, all `[B, L]`, `start_time_step` and
+      the dict `extra_input_kwargs`; and of those of the loop: `input_ids`,
+      `input_paddings`, `prefix_lengths` `[B]`, the length of the output `seqlen`, and
+      `state_padding_size`, by how much the caches grow.
+    """
+    return model_decode.prepare_decode_data(self, input_batch, decoder_params)
+
   def _prepare_guidance_decode_data(self, decode_data: NestedMap) -> NestedMap:
-    """Adds the unconditional examples of classifier-free guidance. Override this."""
+    """Adds the unconditional examples of classifier-free guidance. Override this.
+
+    Args:
+      decode_data: what `_prepare_decode_data` returned.
+
+    Returns:
+      The same with each example followed by its unconditional one.
+    """
     raise NotImplementedError(
-      f'{self._pax_describe()}: classifier-free guidance needs a subclass that makes '
-      'the unconditional examples, in _prepare_guidance_decode_data.'
+      f'{self._pax_describe()}: LanguageModel does not support guidance. '
+      'A subclass can: _prepare_guidance_decode_data makes the unconditional examples.'
     )
 
   def decode(

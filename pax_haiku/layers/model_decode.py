@@ -1,8 +1,8 @@
-"""How the tasks generate tokens: their batches and settings for the decoding loops."""
+"""How a LanguageModel generates tokens: its batches and settings for the loops."""
 
-import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from pax_haiku import (
@@ -10,132 +10,92 @@ from pax_haiku import (
   beam_search,
   decoder_hparams,
   decoder_utils,
+  flat_beam_search,
   py_utils,
   pytypes,
   sample_decode,
 )
+from pax_haiku.decoding import mesh
 from pax_haiku.layers import native_decode
+from pax_haiku.layers.decode_settings import (
+  check,
+  check_vanilla,
+  finish,
+  no_loop,
+  sampler,
+  steps_range,
+)
 from pax_haiku.layers.transformer_lm import LanguageModelType
 
 JTensor = pytypes.JTensor
 NestedMap = py_utils.NestedMap
 DecoderHParams = decoder_hparams.DecoderHParams
 
-# Settings of sampling that a batch may override, and their default outside of settings.
-_PER_BATCH = {
-  'temperature': None,
-  'per_example_max_decode_steps': None,
-  'per_example_top_p': None,
-  'per_example_top_k': None,
-  'eos_id': None,
-  'gumbel_prng_key': None,
-  'cf_guidance_scale': None,
-  'enforce_sample_constraints': None,
-  'num_per_token_logprobs': None,
-}
+# Settings of sampling that a batch may hold, instead of the decoder's or besides them.
+_INSTEAD = ('temperature', 'eos_id', 'cf_guidance_scale')
+_BESIDES = (
+  'per_example_max_decode_steps',
+  'per_example_top_p',
+  'per_example_top_k',
+  'gumbel_prng_key',
+  'enforce_sample_constraints',
+  'num_per_token_logprobs',
+)
 
 
-@dataclasses.dataclass
-class Prefill:
-  """What the first forward call of decoding gets, and what the loop begins with.
-
-  Attributes:
-    ids, paddings: `[B, L]` of the call.
-    segment_ids, segment_pos: `[B, L]` or None.
-    causal_attention_mask: `[B, L]` or None.
-    start_time_step: where the loop begins in the caches.
-    loop_ids, loop_paddings: `[B, ...]`, the prefix as the loop reads it.
-    prefix_lengths: `[B]`.
-    seqlen: length of the output.
-    max_prefix_len: P if the prefix is run by the call, else None.
-  """
-
-  ids: JTensor
-  paddings: JTensor
-  loop_ids: JTensor
-  loop_paddings: JTensor
-  prefix_lengths: JTensor
-  seqlen: int
-  segment_ids: JTensor | None = None
-  segment_pos: JTensor | None = None
-  causal_attention_mask: JTensor | None = None
-  start_time_step: int = 0
-  max_prefix_len: int | None = None
-
-
-def _check(layer: base_layer.BaseLayer, params: DecoderHParams) -> None:
-  if not isinstance(params, DecoderHParams):
-    raise ValueError(
-      f'{layer._pax_describe()}: the settings of decoding must be a DecoderHParams, '
-      f'found {type(params).__name__}.'
-    )
-  if params.seqlen <= 0 and not params.fprop_for_prefix:
-    raise ValueError(
-      f'{layer._pax_describe()}: seqlen of the settings of decoding must be > 0, found '
-      f'{params.seqlen}.'
-    )
-  if params.fprop_for_prefix and not params.max_decode_steps:
-    raise ValueError(
-      f'{layer._pax_describe()}: fprop_for_prefix needs max_decode_steps.'
-    )
-  if params.lazy_prefix_broadcast and not params.fprop_for_prefix:
-    raise ValueError(
-      f'{layer._pax_describe()}: lazy_prefix_broadcast needs fprop_for_prefix.'
-    )
-
-
-def _steps(params: DecoderHParams) -> tuple[int, int]:
-  """(fewest, most) steps after the prefix."""
-  steps = params.max_decode_steps
-  steps = [steps] if isinstance(steps, int) else list(steps)
-  return min(steps), max(steps)
-
-
-def _prefix_lengths(model: Any, batch: NestedMap) -> JTensor:
+def _prefix_lengths(task: Any, batch: NestedMap) -> JTensor:
   if 'prefix_lengths' in batch:
     return batch.prefix_lengths
-  if model.model_type == LanguageModelType.PREFIX and 'inputs_indicator' in batch:
+  if task.model_type == LanguageModelType.PREFIX and 'inputs_indicator' in batch:
     return jnp.sum(batch.inputs_indicator.astype(jnp.int32), axis=1)
   return jnp.sum(1 - batch.paddings.astype(jnp.int32), axis=1)
 
 
-def _prefill(model: Any, params: DecoderHParams, batch: NestedMap) -> Prefill:
-  lengths = _prefix_lengths(model, batch)
-  batch_ids, batch_paddings = jnp.asarray(batch.ids), jnp.asarray(batch.paddings)
+def prepare_decode_data(
+  task: Any, batch: NestedMap, params: DecoderHParams
+) -> NestedMap:
+  """See `LanguageModel._prepare_decode_data`."""
+  lengths = _prefix_lengths(task, batch)
+  ids, paddings = jnp.asarray(batch.ids), jnp.asarray(batch.paddings)
+  count, length = ids.shape
+  extra = batch.get('extra_input_kwargs', {}) if params.use_extra_input_kwargs else {}
   if not params.fprop_for_prefix:
-    count = batch_ids.shape[0]
-    return Prefill(
-      ids=jnp.zeros([count, 1], batch_ids.dtype),
-      paddings=jnp.ones([count, 1], batch_paddings.dtype),
-      loop_ids=batch_ids,
-      loop_paddings=batch_paddings,
-      prefix_lengths=lengths,
+    return NestedMap(
       seqlen=params.seqlen,
+      start_time_step=0,
+      input_ids=ids,
+      input_paddings=paddings,
+      fprop_input_ids=jnp.zeros([count, 1], ids.dtype),
+      fprop_input_paddings=jnp.ones([count, 1], paddings.dtype),
+      fprop_segment_ids=None,
+      fprop_segment_pos=None,
+      causal_attention_mask=None,
+      state_padding_size=params.seqlen - 1,
+      prefix_lengths=lengths,
+      extra_input_kwargs=extra,
     )
-  ids, paddings = sample_decode.right_align_prefix_ids(
-    batch_ids, lengths, batch_paddings.dtype
-  )
-  length = ids.shape[1]
-  fewest, most = _steps(params)
+  ids, paddings = sample_decode.right_align_prefix_ids(ids, lengths, paddings.dtype)
+  fewest, most = steps_range(params)
   prefix = None
-  if model.model_type == LanguageModelType.PREFIX:
+  if task.model_type == LanguageModelType.PREFIX:
     if 'inputs_indicator' in batch:
       prefix = 1 - batch.inputs_indicator
     else:
       prefix = (jnp.arange(length) >= lengths[:, jnp.newaxis]).astype(jnp.int32)
     prefix = decoder_utils.right_align_tensors(prefix, lengths)
-  return Prefill(
-    ids=ids,
-    paddings=paddings,
-    loop_ids=jnp.pad(ids, [(0, 0), (0, fewest)]),
-    loop_paddings=jnp.pad(paddings, [(0, 0), (0, fewest)], constant_values=1),
-    prefix_lengths=lengths,
+  return NestedMap(
     seqlen=length + most,
-    segment_ids=(1 - paddings).astype(jnp.int32),
-    segment_pos=sample_decode.right_align_segment_position(lengths, length),
-    causal_attention_mask=prefix,
     start_time_step=length - 1,
-    max_prefix_len=length,
+    input_ids=jnp.pad(ids, [(0, 0), (0, fewest)]),
+    input_paddings=jnp.pad(paddings, [(0, 0), (0, fewest)], constant_values=1),
+    fprop_input_ids=ids,
+    fprop_input_paddings=paddings,
+    fprop_segment_ids=(1 - paddings).astype(jnp.int32),
+    fprop_segment_pos=sample_decode.right_align_segment_position(lengths, length),
+    causal_attention_mask=prefix,
+    state_padding_size=fewest,
+    prefix_lengths=lengths,
+    extra_input_kwargs=extra,
   )
 
 
@@ -147,137 +107,192 @@ def _lazy_broadcast(model: Any, num_suffix_samples: int, suffix_length: int) -> 
   model.lazy_broadcast_prefix(num_suffix_samples, suffix_length)
 
 
-def _sampler(params: decoder_hparams.SampleDecoderHParams):
-  """The token sampler, its fields overridden if the settings say so."""
-  tpl = params.next_token_sampler_tpl.clone()
-  if params.override_next_token_sampler_params:
-    for field, value in (
-      ('top_k', params.k),
-      ('top_p', params.p),
-      ('global_normalize', params.global_normalize),
-      ('top_k_recall_target', params.top_k_recall_target),
-      ('use_top_k_for_logprobs', params.use_top_k_for_logprobs),
-    ):
-      if hasattr(tpl, field):
-        setattr(tpl, field, value)
-  return base_layer.instantiate(tpl)
+def _extend_step(model: Any, ids: JTensor, segment_pos: JTensor | None) -> JTensor:
+  return model.extend_step(ids, segment_pos=segment_pos).logits
 
 
-def _run_loop(
-  layer: base_layer.BaseLayer,
-  model: Any,
-  params: DecoderHParams,
-  batch: NestedMap,
-  prefill: Prefill,
-  fprop_fn,
-  extend_step_fn,
-  result_callback=None,
-  return_result_for_suffix_score: bool = False,
-) -> NestedMap:
-  """The loop that the class of the settings names."""
-  shared = {
-    'decode_loop_mesh_axes_transpose': params.decode_loop_mesh_axes_transpose,
-    'process_result_fn': params.process_result_fn,
-  }
-  lazy = _lazy_broadcast if params.lazy_prefix_broadcast else None
-  ids, paddings = prefill.loop_ids, prefill.loop_paddings
-  if isinstance(params, decoder_hparams.FlatBeamSearchHParams):
-    raise NotImplementedError(
-      f'{layer._pax_describe()}: flat beam search gives the model several hypotheses '
-      'at once, which no attention here takes. Use BeamSearchHParams, or call '
-      'flat_beam_search.flat_beam_search with a model of your own.'
-    )
-  if isinstance(params, decoder_hparams.BeamSearchHParams):
-    return beam_search.beam_search(
-      model,
-      extend_step_fn,
-      fprop_fn,
-      _transform,
-      prefill.ids,
-      prefill.paddings,
-      params,
-      lazy_broadcast_prefix_fn=lazy,
-      **shared,
-    )
-  common = {
-    'fprop_fn': fprop_fn,
-    'transform_state_fn': _transform,
-    'fprop_for_prefix': params.fprop_for_prefix,
-    'max_prefix_len': prefill.max_prefix_len,
-    'max_decode_steps': params.max_decode_steps,
-    'prefix_lengths': prefill.prefix_lengths,
-    **shared,
-  }
-  if isinstance(params, decoder_hparams.GreedyDecoderHParams):
-    return sample_decode.greedy_decode(
-      model,
-      extend_step_fn,
-      ids,
-      paddings,
-      prefill.seqlen,
-      eos_id=params.eos_id,
-      **common,
-    )
-  if not isinstance(params, decoder_hparams.SampleDecoderHParams):
-    raise NotImplementedError(
-      f'{layer._pax_describe()}: there is no decoding loop for '
-      f'{type(params).__name__}.'
-    )
-  given = {name: batch.get(name, default) for name, default in _PER_BATCH.items()}
-  for name in ('temperature', 'eos_id', 'cf_guidance_scale'):
-    if given[name] is None:
-      given[name] = getattr(params, name)
-  if params.vanilla_sample_decode:
-    return sample_decode.vanilla_sample_decode(
-      model,
-      fprop_fn,
-      extend_step_fn,
-      _transform,
-      _sampler(params),
-      prefill.ids,
-      prefill.paddings,
-      temperature=given['temperature'],
-      gumbel_prng_key=given['gumbel_prng_key'],
-      max_decode_steps=_steps(params)[1],
-      eos_id=given['eos_id'],
-      decode_loop_mesh_axes_transpose=params.decode_loop_mesh_axes_transpose,
-    )
-  constraint = params.sample_constraint
-  return sample_decode.sample_decode(
-    model,
-    extend_step_fn,
-    lazy_broadcast_prefix_fn=lazy,
-    next_token_sampler=_sampler(params),
-    prefix_ids=ids,
-    prefix_paddings=paddings,
-    seq_len=prefill.seqlen,
-    num_samples=params.num_samples,
-    result_callback=result_callback,
-    return_result_for_suffix_score=return_result_for_suffix_score,
-    sort_samples=params.sort_samples,
-    top_k_recall_target=params.top_k_recall_target,
-    early_exit=params.early_exit,
-    use_top_k_for_logprobs=params.use_top_k_for_logprobs,
-    controlled_decoding=params.controlled_decoding,
-    return_entropy_score='return_entropy_score' in batch,
-    optimize_eos=params.optimize_eos,
-    sample_constraint=(
-      None if constraint is None else base_layer.instantiate(constraint)
-    ),
-    **given,
-    **common,
-  )
-
-
-def _finish(result: NestedMap, batch: NestedMap, count: int):
-  """(metrics, results with all of the batch, {})."""
-  result.update(batch)
-  if 'eval_sample_weights' in batch:
-    number = jnp.sum(batch.eval_sample_weights)
+def _without_last(data: NestedMap) -> NestedMap:
+  """What the forward call gets if the loop runs the last token of the prefix, too."""
+  ids, paddings = data.fprop_input_ids, data.fprop_input_paddings
+  if ids.shape[1] == 1:
+    shorter = {
+      'fprop_input_ids': jnp.zeros_like(ids),
+      'fprop_input_paddings': jnp.ones_like(paddings),
+    }
   else:
-    number = jnp.array(count, jnp.float32)
-  one = jnp.array(1.0, jnp.float32)
-  return NestedMap(num_decoded=(number, one)), result, NestedMap()
+    names = 'input_ids input_paddings segment_ids segment_pos'
+    names = [*(f'fprop_{name}' for name in names.split()), 'causal_attention_mask']
+    shorter = {k: data[k][:, :-1] for k in names if data[k] is not None}
+  return NestedMap(data, **shorter)
+
+
+class _Decoding:
+  """One call of `decode`: what its forward call and its loops share."""
+
+  def __init__(self, task: Any, params: DecoderHParams, data: NestedMap):
+    self.task, self.params, self.data = task, params, data
+    self.lazy = _lazy_broadcast if params.lazy_prefix_broadcast else None
+    self.transpose = params.decode_loop_mesh_axes_transpose
+    self.pspecs = None
+    if self.transpose and not task.is_initializing():
+      self.pspecs = self._partition_specs()
+    self.mesh = {
+      'decode_loop_mesh_axes_transpose': self.transpose,
+      'model_var_pspecs': self.pspecs,
+    }
+
+  def _partition_specs(self) -> Any:
+    lm = self.task.lm._pax_unbound_copy()
+    if lm.mesh_shape is None or lm.mesh_axis_names is None:
+      raise ValueError(
+        f'{self.task._pax_describe()}: decode_loop_mesh_axes_transpose needs a mesh; '
+        'set ici_mesh_shape and mesh_axis_names of the task.'
+      )
+    # Their shapes alone matter: tracers could not enter another trace.
+    args, kwargs = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype) if hasattr(x, 'shape') else x,
+      self._fprop_arguments(self.data),
+    )
+    metadata = lm.abstract_init_with_metadata(*args, **kwargs)
+    return base_layer.var_partition_specs(metadata, lm.mesh_shape, lm.mesh_axis_names)
+
+  @staticmethod
+  def _fprop_arguments(data: NestedMap):
+    return (data.fprop_input_ids, data.fprop_input_paddings), dict(
+      segment_ids=data.fprop_segment_ids,
+      segment_pos=data.fprop_segment_pos,
+      start_time_step=data.start_time_step,
+      causal_attention_mask=data.causal_attention_mask,
+      **data.extra_input_kwargs,
+    )
+
+  def fprop(self, model: Any, ids=None, paddings=None) -> None:
+    """The forward call that fills the caches; what the loops give it is not needed."""
+    args, kwargs = self._fprop_arguments(self.data)
+    model(*args, **kwargs)
+
+  def fprop_without_last(self, model: Any, ids, paddings) -> None:
+    args, kwargs = self._fprop_arguments(_without_last(self.data))
+    model(*args, **kwargs)
+
+  def flat_beam(self) -> NestedMap:
+    params, data, lm = self.params, self.data, self.task.lm
+    self.fprop(lm)
+    lm = mesh.maybe_reshard_mdl_for_decode(lm, self.transpose, self.pspecs, _transform)
+    with mesh.maybe_decode_mesh_transpose(lm, self.transpose):
+      lm.transform_decode_state(decoder_utils.pad_state_fn(data.state_padding_size))
+      try:
+        result = flat_beam_search.flat_beam_search(
+          lm,
+          _extend_step,
+          data.input_ids,
+          data.input_paddings,
+          data.seqlen,
+          beam_size=params.beam_size,
+          fprop_dtype=self.task.fprop_dtype,
+          max_decode_steps=params.max_decode_steps,
+          eos_id=params.eos_id,
+          length_norm_alpha=params.length_norm_alpha,
+        )
+      except ValueError as error:
+        error.add_note(
+          'Flat beam search gives the model ids [batch, beam_size] at each step, which '
+          'no attention takes, here as in Praxis. BeamSearchHParams works.'
+        )
+        raise
+      if params.process_result_fn is not None:
+        result = params.process_result_fn(lm, result)
+      return result
+
+  def beam(self) -> NestedMap:
+    return beam_search.beam_search(
+      self.task.lm,
+      _extend_step,
+      self.fprop,
+      _transform,
+      self.data.fprop_input_ids,
+      self.data.fprop_input_paddings,
+      self.params,
+      process_result_fn=self.params.process_result_fn,
+      lazy_broadcast_prefix_fn=self.lazy,
+      **self.mesh,
+    )
+
+  def _common(self) -> dict[str, Any]:
+    """Arguments of greedy decoding and sampling."""
+    return {
+      'fprop_fn': self.fprop,
+      'transform_state_fn': _transform,
+      'fprop_for_prefix': self.params.fprop_for_prefix,
+      'max_prefix_len': (
+        self.data.fprop_input_ids.shape[1] if self.params.fprop_for_prefix else None
+      ),
+      'max_decode_steps': self.params.max_decode_steps,
+      'prefix_lengths': self.data.prefix_lengths,
+      'process_result_fn': self.params.process_result_fn,
+      **self.mesh,
+    }
+
+  def greedy(self) -> NestedMap:
+    return sample_decode.greedy_decode(
+      self.task.lm,
+      _extend_step,
+      self.data.input_ids,
+      self.data.input_paddings,
+      self.data.seqlen,
+      eos_id=self.params.eos_id,
+      **self._common(),
+    )
+
+  def vanilla(self, batch: NestedMap) -> NestedMap:
+    params, data, lm = self.params, self.data, self.task.lm
+    check_vanilla(self.task, params)
+    result = sample_decode.vanilla_sample_decode(
+      lm,
+      self.fprop_without_last,
+      _extend_step,
+      _transform,
+      sampler(params, batch),
+      data.fprop_input_ids,
+      data.fprop_input_paddings,
+      temperature=batch.get('temperature', params.temperature),
+      gumbel_prng_key=batch.get('gumbel_prng_key'),
+      max_decode_steps=steps_range(params)[1],
+      eos_id=batch.get('eos_id', params.eos_id),
+      **self.mesh,
+    )
+    if params.process_result_fn is not None:
+      result = params.process_result_fn(lm, result)
+    return result
+
+  def sample(self, batch: NestedMap, result_callback, raw_state: bool) -> NestedMap:
+    params = self.params
+    constraint = params.sample_constraint
+    return sample_decode.sample_decode(
+      self.task.lm,
+      _extend_step,
+      lazy_broadcast_prefix_fn=self.lazy,
+      next_token_sampler=sampler(params, batch),
+      prefix_ids=self.data.input_ids,
+      prefix_paddings=self.data.input_paddings,
+      seq_len=self.data.seqlen,
+      num_samples=params.num_samples,
+      result_callback=result_callback,
+      return_result_for_suffix_score=raw_state,
+      sort_samples=params.sort_samples,
+      top_k_recall_target=params.top_k_recall_target,
+      early_exit=params.early_exit,
+      use_top_k_for_logprobs=params.use_top_k_for_logprobs,
+      controlled_decoding=params.controlled_decoding,
+      return_entropy_score='return_entropy_score' in batch,
+      optimize_eos=params.optimize_eos,
+      sample_constraint=(
+        None if constraint is None else base_layer.instantiate(constraint)
+      ),
+      **{name: batch.get(name, getattr(params, name)) for name in _INSTEAD},
+      **{name: batch.get(name) for name in _BESIDES},
+      **self._common(),
+    )
 
 
 def decode_language_model(
@@ -294,111 +309,40 @@ def decode_language_model(
     NotImplementedError: the model is bidirectional, or there is no loop for the
       settings.
   """
-  _check(task, params)
+  check(task, params)
   if task.model_type == LanguageModelType.BIDIRECTIONAL:
     raise NotImplementedError(
       f'{task._pax_describe()}: a bidirectional model cannot decode step by step.'
     )
-  if isinstance(params, decoder_hparams.BeamSearchHParams) and (
-    not params.fprop_for_prefix
-  ):
-    raise AssertionError(
-      f'{task._pax_describe()}: beam search needs fprop_for_prefix.'
-    )
-  prefill = _prefill(task, params, batch)
+  flat = isinstance(params, decoder_hparams.FlatBeamSearchHParams)
+  beam = isinstance(params, decoder_hparams.BeamSearchHParams) and not flat
+  if beam and not params.fprop_for_prefix:
+    raise AssertionError(f'{task._pax_describe()}: beam search needs fprop_for_prefix.')
+  data = task._prepare_decode_data(batch, params)
   if native_decode.is_native(task):
     return native_decode.decode(
       task,
-      lambda: task.lm(prefill.ids, prefill.paddings),
+      lambda: task.lm(data.fprop_input_ids, data.fprop_input_paddings),
       decode_language_model,
       params,
       batch,
       result_callback,
       return_result_for_suffix_score,
     )
-  if getattr(params, 'cf_guidance_scale', None) or 'cf_guidance_scale' in batch:
-    prefill = task._prepare_guidance_decode_data(prefill)
-  extra = {}
-  if params.use_extra_input_kwargs:
-    extra = dict(batch.get('extra_input_kwargs', {}))
-
-  def fprop_fn(model, ids, paddings) -> None:
-    model(
-      prefill.ids,
-      prefill.paddings,
-      segment_ids=prefill.segment_ids,
-      segment_pos=prefill.segment_pos,
-      causal_attention_mask=prefill.causal_attention_mask,
-      start_time_step=prefill.start_time_step,
-      **extra,
-    )
-
-  def extend_step_fn(model, ids, segment_pos) -> JTensor:
-    return model.extend_step(ids, segment_pos=segment_pos).logits
-
-  result = _run_loop(
-    task,
-    task.lm,
-    params,
-    batch,
-    prefill,
-    fprop_fn,
-    extend_step_fn,
-    result_callback,
-    return_result_for_suffix_score,
-  )
-  return _finish(result, batch, batch.ids.shape[0])
-
-
-def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
-  """See `SequenceModel.decode_with_params`.
-
-  Raises:
-    ValueError: the settings are not of decoding, or lack a length.
-    NotImplementedError: there is no loop for the settings, or they ask for
-      classifier-free guidance.
-  """
-  _check(task, params)
-  searches = isinstance(params, decoder_hparams.BeamSearchHParams)
-  if searches and params.fprop_for_prefix:
-    raise AssertionError(
-      f'{task._pax_describe()}: beam search of a sequence model begins without a '
-      'prefix; set fprop_for_prefix=False.'
-    )
-  if getattr(params, 'cf_guidance_scale', None) is not None:
-    batch = task._prepare_guidance_decode_data(batch)
-  src, tgt = batch.src, batch.tgt
-  target_ids, target_paddings = jnp.asarray(tgt.ids), jnp.asarray(tgt.paddings)
-  count = target_ids.shape[0]
-  ids, paddings = target_ids[:, :1], target_paddings[:, :1]
-  if searches:
-    paddings = jnp.ones_like(paddings)
-  lengths = batch.get('prefix_lengths')
-  prefill = Prefill(
-    ids=ids,
-    paddings=paddings,
-    loop_ids=target_ids,
-    loop_paddings=target_paddings,
-    prefix_lengths=jnp.zeros([count], jnp.int32) if lengths is None else lengths,
-    seqlen=params.seqlen,
-  )
-
-  def fprop_fn(model, ids, paddings) -> None:
-    model(src.ids, src.paddings, prefill.ids, prefill.paddings)
-
-  if native_decode.is_native(task):
-    return native_decode.decode(
-      task,
-      lambda: fprop_fn(task.model, None, None),
-      decode_sequence_model,
-      params,
-      batch,
-    )
-
-  def extend_step_fn(model, ids, segment_pos) -> JTensor:
-    return model.extend_step(ids).logits
-
-  result = _run_loop(
-    task, task.model, params, batch, prefill, fprop_fn, extend_step_fn
-  )
-  return _finish(result, batch, count)
+  samples = isinstance(params, decoder_hparams.SampleDecoderHParams)
+  if samples and params.cf_guidance_scale is not None:
+    data = task._prepare_guidance_decode_data(data)
+  decoding = _Decoding(task, params, data)
+  if flat:
+    result = decoding.flat_beam()
+  elif beam:
+    result = decoding.beam()
+  elif samples and params.vanilla_sample_decode:
+    result = decoding.vanilla(batch)
+  elif samples:
+    result = decoding.sample(batch, result_callback, return_result_for_suffix_score)
+  elif isinstance(params, decoder_hparams.GreedyDecoderHParams):
+    result = decoding.greedy()
+  else:
+    raise no_loop(task, params)
+  return finish(result, batch, batch.ids.shape[0])

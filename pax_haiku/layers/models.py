@@ -1,4 +1,7 @@
-"""Tasks: models with their losses and metrics. A facade under their Pax name."""
+"""Tasks: models with their losses and metrics. A facade under their Pax name.
+
+It names the modules of their parts, too: Pax code writes `models.transformer_models`.
+"""
 
 from pax_haiku.decoder_hparams import (
   BeamSearchHParams,
@@ -6,6 +9,13 @@ from pax_haiku.decoder_hparams import (
   FlatBeamSearchHParams,
   GreedyDecoderHParams,
   SampleDecoderHParams,
+)
+from pax_haiku.layers import (
+  augmentations,
+  embedding_softmax,
+  linears,
+  resnets,
+  transformer_models,
 )
 from pax_haiku.layers.bert_model import BertModel
 from pax_haiku.layers.classification_models import (
@@ -34,6 +44,11 @@ __all__ = [
   'SampleDecoderHParams',
   'SequenceModel',
   'add_hist',
+  'augmentations',
   'compute_xent_loss_helper',
+  'embedding_softmax',
+  'linears',
+  'resnets',
   'template_has_type',
+  'transformer_models',
 ]

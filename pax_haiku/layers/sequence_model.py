@@ -3,8 +3,8 @@
 from pax_haiku import base_model, decoder_hparams, pax_fiddle, py_utils
 from pax_haiku.layers import (
   decode_text,
-  model_decode,
   model_metrics,
+  sequence_decode,
   transformer_encoder_decoder,
 )
 
@@ -73,10 +73,19 @@ class SequenceModel(base_model.BaseModel):
     return NestedMap(embeddings=encoded)
 
   def _prepare_guidance_decode_data(self, decode_data: NestedMap) -> NestedMap:
-    """Adds the unconditional examples of classifier-free guidance. Override this."""
+    """Adds the unconditional examples of classifier-free guidance. Override this.
+
+    Args:
+      decode_data: `input_ids` and `input_paddings` `[B, S]`, `target_ids` and
+        `target_paddings` `[B, T]`, `prefix_lengths` `[B]` or None.
+
+    Returns:
+      The same with each example followed by its unconditional one; `encoder_output`
+      `[2 B, S, D]`, if there, is decoded in place of what the encoder returns.
+    """
     raise NotImplementedError(
-      f'{self._pax_describe()}: classifier-free guidance needs a subclass that makes '
-      'the unconditional examples, in _prepare_guidance_decode_data.'
+      f'{self._pax_describe()}: SequenceModel does not support guidance. '
+      'A subclass can: _prepare_guidance_decode_data makes the unconditional examples.'
     )
 
   def decode(self, input_batch: NestedMap):
@@ -87,7 +96,7 @@ class SequenceModel(base_model.BaseModel):
     self, input_batch: NestedMap, decoder_params: decoder_hparams.DecoderHParams
   ):
     """Generates targets of the batch's sources: (metrics, results, {})."""
-    return model_decode.decode_sequence_model(self, decoder_params, input_batch)
+    return sequence_decode.decode_sequence_model(self, decoder_params, input_batch)
 
   def process_decode_out(self, input_obj, decode_out: NestedMap):
     """Detokenizes what `decode` returned; on the host."""

@@ -12,10 +12,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from tests.decoding import cases
+from tests.decoding import cases, model_cases
 
 GOLDEN = pathlib.Path(__file__).resolve().parent.parent / 'golden' / 'decoding'
-NAMES = [(group, name) for group, cs in cases.GROUPS.items() for name in cs]
+GROUPS = {**cases.GROUPS, 'models': model_cases.CASES}
+NAMES = [(group, name) for group, cs in GROUPS.items() for name in cs]
 
 
 @pytest.fixture(scope='module')
@@ -24,9 +25,14 @@ def runner():
 
 
 @pytest.fixture(scope='module')
+def model_runner():
+  return model_cases.Runner('pax_haiku')
+
+
+@pytest.fixture(scope='module')
 def recorded():
   out = {}
-  for group in cases.GROUPS:
+  for group in GROUPS:
     with np.load(GOLDEN / f'{group}.npz') as arrays:
       for key in arrays:
         case, name = key.split('|')
@@ -35,9 +41,9 @@ def recorded():
 
 
 @pytest.mark.parametrize('group,name', NAMES)
-def test_decodes_as_praxis(group, name, runner, recorded):
+def test_decodes_as_praxis(group, name, runner, model_runner, recorded):
   want = recorded[name]
-  got = runner.run(cases.GROUPS[group][name])
+  got = (model_runner if group == 'models' else runner).run(GROUPS[group][name])
   assert sorted(got) == sorted(want)
   for key, value in want.items():
     assert got[key].dtype == value.dtype, key

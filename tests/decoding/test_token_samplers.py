@@ -54,7 +54,7 @@ def test_top_k():
   np.testing.assert_array_equal(indices, [range(5)] * 2)
 
 
-@pytest.mark.parametrize('p', [0.2, 0.5, 0.83, 0.97])
+@pytest.mark.parametrize('p', [0.0, 0.2, 0.5, 0.83, 0.97])
 def test_top_p(p):
   for logits, is_sorted in ((LOGITS, False), (-np.sort(-LOGITS), True)):
     masked = token_samplers.top_p_mask_logits(jnp.array(logits), p, is_sorted)
@@ -167,7 +167,7 @@ def test_is_configured_as_in_pax():
   [
     ({'top_k': 6}, 1.0, r'top_k must be between 0 .* 5, found 6'),
     ({'top_k': -1}, 1.0, 'found -1'),
-    ({'top_k': 3, 'top_p': 0.0}, 1.0, r'top_p must be in \(0, 1\], found 0'),
+    ({'top_k': 3, 'top_p': -0.5}, 1.0, r'top_p must be in \[0, 1\], found -0.5'),
     ({'top_k': 3, 'top_p': 1.01}, 1.0, 'found 1.01'),
     ({'top_k': 3}, -0.5, 'temperature must be >= 0, found -0.5'),
     ({'top_k': 3}, np.array([[1.0], [-2.0]]), 'found -2.0'),

@@ -1,5 +1,7 @@
 """Tasks: metrics by hand, decoding against the forward pass, texts, errors."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -146,6 +148,7 @@ def test_errors(variables):
     )
 
   greedy = decoder_hparams.GreedyDecoderHParams
+  sample = functools.partial(decoder_hparams.SampleDecoderHParams, seqlen=5)
   for settings, error, message in (
     (greedy(), ValueError, 'seqlen .* must be > 0, found 0'),
     ({'seqlen': 3}, ValueError, 'must be a DecoderHParams, found'),
@@ -156,11 +159,37 @@ def test_errors(variables):
       'beam search needs fprop_for_prefix',
     ),
     (
-      decoder_hparams.FlatBeamSearchHParams(
-        seqlen=5, fprop_for_prefix=True, max_decode_steps=2
+      decoder_hparams.FlatBeamSearchHParams(seqlen=5, beam_size=2),
+      ValueError,
+      'one token at a time, .*(\n.*)*BeamSearchHParams works',
+    ),
+    (
+      decoder_hparams.BeamSearchHParams(
+        seqlen=5, fprop_for_prefix=True, max_decode_steps=2, eos_id=None
       ),
-      NotImplementedError,
-      'Use BeamSearchHParams',
+      ValueError,
+      'beam_search needs eos_id',
+    ),
+    (
+      greedy(seqlen=5, decode_loop_mesh_axes_transpose={'a': 'b'}),
+      ValueError,
+      'needs a mesh; set ici_mesh_shape and mesh_axis_names',
+    ),
+    (
+      sample(vanilla_sample_decode=True),
+      ValueError,
+      'vanilla_sample_decode needs fprop_for_prefix',
+    ),
+    (
+      sample(
+        vanilla_sample_decode=True,
+        fprop_for_prefix=True,
+        max_decode_steps=2,
+        num_samples=3,
+        optimize_eos=True,
+      ),
+      ValueError,
+      'does not read num_samples=3, optimize_eos=True .* set num_samples=1, opt',
     ),
     (decoder_hparams.DecoderHParams(seqlen=5), NotImplementedError, 'no decoding loop'),
   ):
@@ -173,3 +202,33 @@ def test_errors(variables):
     decode(both_ways, greedy(seqlen=5))
   with pytest.raises(AssertionError, match='must be bidirectional'):
     harness.init(harness.build(models.BertModel, lm_tpl=lm()), BATCH)
+
+
+def test_a_sequence_model_refuses_settings_that_it_would_ignore():
+  task = harness.build(models.SequenceModel)
+  for settings, error, message in (
+    (
+      decoder_hparams.GreedyDecoderHParams(max_decode_steps=3),
+      ValueError,
+      r'does not read max_decode_steps=3 of Greedy.*; set max_decode_steps=None\.$',
+    ),
+    (
+      decoder_hparams.SampleDecoderHParams(optimize_eos=True, fprop_for_prefix=True),
+      ValueError,
+      'does not read fprop_for_prefix=True',
+    ),
+    (
+      decoder_hparams.SampleDecoderHParams(optimize_eos=True),
+      ValueError,
+      'does not read optimize_eos=True',
+    ),
+    (
+      decoder_hparams.FlatBeamSearchHParams(seqlen=3),
+      NotImplementedError,
+      'Use BeamSearchHParams',
+    ),
+  ):
+    with pytest.raises(error, match=message):
+      harness.apply(
+        task, {}, BATCH, settings, method=models.SequenceModel.decode_with_params
+      )

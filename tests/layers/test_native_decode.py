@@ -141,6 +141,6 @@ def test_guidance_is_left_to_subclasses(config, batch):
     seqlen=9, cf_guidance_scale=2.0
   )
   native = transformed(config, 'decode')
-  message = 'needs a subclass that makes the unconditional examples'
+  message = 'Model does not support guidance'
   with pytest.raises(NotImplementedError, match=message):
     jax.eval_shape(native.init, jax.random.PRNGKey(0), batch)

@@ -9,6 +9,7 @@ from pax_haiku.layers import (
   attentions,
   augmentations,
   base_ops,
+  bregman,
   checkpoint_policy,
   chunk,
   convolutions,
@@ -67,6 +68,7 @@ from pax_haiku.layers.attentions import (
 )
 from pax_haiku.layers.augmentations import MaskedLmDataAugmenter, TemporalShifting
 from pax_haiku.layers.base_ops import EinsumOp
+from pax_haiku.layers.bregman import BregmanPCA
 from pax_haiku.layers.checkpoint_policy import AutodiffCheckpointType
 from pax_haiku.layers.convolutions import (
   Conv2D,
@@ -159,6 +161,7 @@ __all__ = [
   'BertModel',
   'BiTemperedLoss',
   'Bias',
+  'BregmanPCA',
   'CausalDepthwiseConv1D',
   'CifgLstmCellSimple',
   'ClassificationMLPModel',
@@ -244,6 +247,7 @@ __all__ = [
   'attentions',
   'augmentations',
   'base_ops',
+  'bregman',
   'causal_mask',
   'causal_segment_mask',
   'checkpoint_policy',

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from praxis_compare.inputs import floats, ids, paddings, uniform
-from praxis_compare.spec import DTYPES, FLOAT32, family
+from praxis_compare.spec import DTYPES, FLOAT32, case, family
 
 # Running op by op compiles each op once per shape: the cases share shapes.
 X, PAD = floats(2, 4, 8), paddings(2, 4)
@@ -23,6 +23,11 @@ means = family('ngrammer.VectorQuantization', X, PAD, num_clusters=3, grads=Fals
                **HEADS)
 vq = family('ngrammer.VQNgrammer', IDS, X, PAD, ngram_vocab_size=11, ngram_emb_dim=4,
             num_clusters=3, **HEADS)
+COMPONENTS = {'num_components': 3, 'coefficients_steps': 2, 'end_step': 9}
+soft = family('ngrammer.BregmanNgrammer', None, X, PAD, ngram_vocab_size=5,
+              ngram_emb_dim=3, modes=TRAIN, **COMPONENTS, **HEADS, known={
+                  'metadata': 'Praxis 1.4.0 puts the whole sharding config where the '
+                  'mapping of these variables belongs, which no mesh can use'})
 
 
 def steps(layer, x):
@@ -83,4 +88,12 @@ CASES = [
        use_cached_input_ids_to_cluster_ids=True, raises='AssertionError'),
     vq('no-table', unigram_vocab_size=7, full_update_cache_frequency=1, modes=TRAIN,
        raises='AssertionError'),
+    soft('default', dtypes=DTYPES),
+    soft('add', concat_ngrams=False, ngram_emb_dim=4,
+         kwargs={'merge_heads': False}, **ONCE),
+    soft('too-many', num_components=5, raises='ValueError'),
+    case('ngrammer.BregmanCompression', 'default', {**COMPONENTS, 'num_heads': 2,
+         'dim_per_head': 4}, X, dtypes=FLOAT32, modes=TRAIN, grads=False),
+    case('ngrammer.NgrammerStub', 'default', {'num_heads': 2, 'dim_per_head': 4}, None,
+         X, PAD, **ONCE),
 ]

@@ -1,0 +1,245 @@
+"""BregmanPCA: principal components, found online, of what an activation gives."""
+
+import enum
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+from pax_haiku import base_layer, pytypes
+from pax_haiku.layers import bregman_losses, ngram_heads
+from pax_haiku.layers.describe import describe
+
+JTensor = pytypes.JTensor
+WeightHParams = base_layer.WeightHParams
+WeightInit = base_layer.WeightInit
+
+
+class ActivationType(str, enum.Enum):  # noqa: UP042, as in Pax: str() differs
+  """What is applied to combinations of components."""
+
+  IDENTITY = 'IDENTITY'
+  LEAKY_RELU = 'LEAKY_RELU'
+  SOFTMAX = 'SOFTMAX'
+
+
+def _unit_rms(x: JTensor) -> JTensor:
+  """Scaled to a root mean square of 1."""
+  return x / jnp.maximum(jnp.linalg.norm(x), 1e-6) * jnp.sqrt(float(x.size))
+
+
+class BregmanPCA(base_layer.BaseLayer):
+  """Describes each input by K coefficients, and learns the components for that.
+
+      inputs ~ activation(coefficients . components + mean)
+
+  The coefficients of a batch are found by gradient descent from 0, with momentum and
+  gradients of unit size, on the Bregman divergence that belongs to the activation (see
+  `bregman_losses`). In training, from `start_step` until before `end_step`, mean and
+  components follow the batch: nothing of it is trained by gradients from outside, and
+  none go through the coefficients.
+
+  Shapes: B batch, K components, `dims` those of an input.
+
+  Attributes:
+    num_components: K.
+    input_dims: `dims`, a size or a sequence of sizes.
+    activation_type: what is applied to combinations of components.
+    negative_slope: of LEAKY_RELU below 0.
+    mean_beta: how much of the mean stays in an update.
+    coefficients_lr: size of the first step of the descent; the steps shrink to 0.
+    coefficients_beta: momentum of the descent.
+    coefficients_steps: number of steps.
+    components_lr: size of an update of the components.
+    components_beta: share of `components_momentum` in it. As in Pax that stays 0.
+    start_step: call in training from which mean and components are updated.
+    end_step: call before which that ends.
+    constant_lr_schedule: keep `components_lr`, or lower it linearly to 0 at `end_step`.
+  """
+
+  num_components: int = 0
+  input_dims: int | Sequence[int] = 0
+  activation_type: ActivationType = ActivationType.IDENTITY
+  negative_slope: float = 0.0
+  mean_beta: float = 0.99
+  coefficients_lr: float = 0.01
+  coefficients_beta: float = 0.9
+  coefficients_steps: int = 20
+  components_lr: float = 0.01
+  components_beta: float = 0.9
+  start_step: int = 0
+  end_step: int = 0
+  constant_lr_schedule: bool = True
+
+  def setup(self) -> None:
+    self._check_fields()
+    dims = self._dims()
+
+    def create(name: str, shape: list[int], init: WeightInit | None = None) -> None:
+      sync = base_layer.WeightHParamsCollection.REQUIRES_MEAN_SYNC
+      hparams = WeightHParams(shape=shape, init=init, collections=[sync])
+      self.create_variable(name, hparams, trainable=False)
+
+    zero = WeightInit.Constant(0.0)
+    create('step', [], zero)
+    create('mean', [1, *dims], zero)
+    create('components', [self.num_components, *dims])
+    create('components_momentum', [self.num_components, *dims], zero)
+
+  def _dims(self) -> list[int]:
+    dims = self.input_dims
+    return [dims] if isinstance(dims, int) else list(dims)
+
+  def _check_fields(self) -> None:
+    where = describe(self)
+    ngram_heads.check_positive(self, AssertionError, 'num_components')
+    if not self._dims() or min(self._dims()) <= 0:
+      raise AssertionError(
+        f'{where}: input_dims must be positive, found {self.input_dims}.'
+      )
+    if self.end_step <= self.start_step:
+      raise AssertionError(
+        f'{where}: end_step must be greater than start_step = {self.start_step}, found '
+        f'{self.end_step}; nothing would be learned.'
+      )
+    if self.activation_type not in list(ActivationType):
+      raise ValueError(
+        f'{where}: activation_type must be one of {", ".join(ActivationType)}, found '
+        f'{self.activation_type!r}.'
+      )
+    if self.activation_type == ActivationType.LEAKY_RELU and self.negative_slope == 0:
+      raise ValueError(
+        f'{where}: LEAKY_RELU must have an inverse: set negative_slope to other than 0.'
+      )
+
+  # -- The activation, its inverse and its divergence -------------------------------
+
+  def _activate(self, x: JTensor) -> JTensor:
+    if self.activation_type == ActivationType.LEAKY_RELU:
+      return jax.nn.leaky_relu(x, self.negative_slope)
+    if self.activation_type == ActivationType.SOFTMAX:
+      return jax.nn.softmax(x, axis=-1)
+    return x
+
+  def _inverse(self, y: JTensor) -> JTensor:
+    """What gives `y`; for the softmax that of mean 0."""
+    if self.activation_type == ActivationType.LEAKY_RELU:
+      return jax.nn.leaky_relu(y, 1.0 / self.negative_slope)
+    if self.activation_type == ActivationType.SOFTMAX:
+      logits = jnp.log(jnp.maximum(y, bregman_losses.SMALLEST))
+      return logits - jnp.mean(logits, axis=-1, keepdims=True)
+    return y
+
+  def bregman_loss_fn(
+    self, coefficients: JTensor, components: JTensor, mean: JTensor, labels: JTensor
+  ) -> JTensor:
+    """How far the combinations of components are from the labels, a scalar.
+
+    The mean over examples, or for SOFTMAX over all distributions.
+
+    Args:
+      coefficients: `[B, K]`.
+      components: `[K, *dims]`.
+      mean: `[1, *dims]`.
+      labels: `[B, *dims]`.
+    """
+    r = jnp.tensordot(coefficients, components, axes=1) + mean
+    softmax = self.activation_type == ActivationType.SOFTMAX
+    rows = (-1, r.shape[-1]) if softmax else (r.shape[0], -1)
+    r, labels = r.reshape(rows), jax.lax.stop_gradient(labels).reshape(rows)
+    if softmax:
+      return bregman_losses.softmax(r, labels)
+    if self.activation_type == ActivationType.LEAKY_RELU:
+      return bregman_losses.leaky_relu(r, labels, self.negative_slope)
+    return bregman_losses.squared(r, labels)
+
+  @property
+  def coefficients_grad_fn(self) -> Callable[..., JTensor]:
+    """The gradient of `bregman_loss_fn` by the coefficients, `[B, K]`."""
+    return jax.grad(self.bregman_loss_fn, argnums=0)
+
+  @property
+  def components_grad_fn(self) -> Callable[..., JTensor]:
+    """The gradient of `bregman_loss_fn` by the components, `[K, *dims]`."""
+    return jax.grad(self.bregman_loss_fn, argnums=1)
+
+  # -- Learning ---------------------------------------------------------------------
+
+  def base_learning_rate(self, step: JTensor) -> tuple[JTensor, JTensor]:
+    """The learning rate, as a share of `components_lr`, and 1 if anything is learned.
+
+    Args:
+      step: a scalar, float32.
+    """
+    apply = jnp.where((step >= self.start_step) & (step < self.end_step), 1.0, 0.0)
+    if self.constant_lr_schedule:
+      return apply, apply
+    done = (step - self.start_step) / (self.end_step - self.start_step)
+    return jnp.maximum(1.0 - done, 0.0) * apply, apply
+
+  def _coefficients(
+    self, inputs: JTensor, components: JTensor, mean: JTensor
+  ) -> JTensor:
+    """The coefficients `[B, K]` that fit the inputs best, by some steps of descent."""
+    beta, steps = self.coefficients_beta, self.coefficients_steps
+
+    def descend(i, carry):
+      coefficients, momentum = carry
+      grad = self.coefficients_grad_fn(coefficients, components, mean, inputs)
+      momentum = beta * momentum + (1 - beta) * _unit_rms(grad)
+      rate = (1.0 - i / steps) * self.coefficients_lr
+      return coefficients - rate * momentum, momentum
+
+    zeros = jnp.zeros([inputs.shape[0], self.num_components], inputs.dtype)
+    coefficients, _ = jax.lax.fori_loop(0, steps, descend, (zeros, zeros))
+    return jax.lax.stop_gradient(coefficients)
+
+  def __call__(
+    self, inputs: JTensor, mask: JTensor | None = None
+  ) -> tuple[JTensor, JTensor]:
+    """Finds the coefficients and, in training, improves mean and components.
+
+    Adds the summary `bregman_loss`.
+
+    Args:
+      inputs: `[B, *dims]`; for SOFTMAX the last axis holds probabilities.
+      mask: `[B, 1]`, multiplied with the coefficients before components learn from
+        them: 0 at examples to be ignored. The mean doesn't ignore them.
+
+    Returns:
+      The inputs, in `fprop_dtype`, and the coefficients `[B, K]`.
+
+    Raises:
+      ValueError: the inputs have other dims.
+    """
+    inputs = self._cast_to_fprop_dtype(inputs)
+    if list(inputs.shape[1:]) != self._dims():
+      raise ValueError(
+        f'{describe(self)}: expected inputs of dims [batch, *{self._dims()}], found '
+        f'shape {inputs.shape}.'
+      )
+    mean, components = self.get_var('mean'), self.get_var('components')
+    if not self.do_eval:
+      step = self.get_var('step')
+      rate, apply = self.base_learning_rate(step)
+      self.update_var('step', step + 1)
+      beta = 1.0 - apply * (1.0 - self.mean_beta)
+      target = self._inverse(jnp.mean(inputs, axis=0, keepdims=True))
+      mean = beta * mean + (1.0 - beta) * target
+      self.update_var('mean', mean)
+    coefficients = self._coefficients(inputs, components, mean)
+    if not self.do_eval:
+      shown = coefficients if mask is None else coefficients * mask
+      grad = _unit_rms(self.components_grad_fn(shown, components, mean, inputs))
+      beta, momentum = self.components_beta, self.get_var('components_momentum')
+      momentum = beta * momentum + (1 - beta) * grad * apply
+      components -= rate * self.components_lr * momentum
+      self.update_var('components', components)
+    loss = self.bregman_loss_fn(coefficients, components, mean, inputs)
+    self.add_summary('bregman_loss', loss)
+    return inputs, coefficients
+
+  def reconstruct(self, coefficients: JTensor) -> JTensor:
+    """What the coefficients `[B, K]` stand for, `[B, *dims]`."""
+    mean, components = self.get_var('mean'), self.get_var('components')
+    return self._activate(jnp.tensordot(coefficients, components, axes=1) + mean)

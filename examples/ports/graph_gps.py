@@ -10,6 +10,10 @@ Install the package and what it imports by
 A graph convolution (`GCNConv`), blocks of attention along edges and between all nodes
 (`GPSLayer` with `GATConv` and hk.MultiHeadAttention, with BatchNorm state) and a linear
 layer for logits of each node.
+
+At full size the model magnifies rounding some thousand times, so that two float32
+programs part by 1e-3. In float64, Pax's softmax included (it is always in float32), the
+two differed by 1e-12 in the outputs and 1e-11 in the gradients.
 """
 
 import contextlib

@@ -15,13 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from absl import app, flags
 
-from pax_haiku import base_layer, interop, layers, pax_fiddle
+from pax_haiku import base_layer, layers, pax_fiddle
 from pax_haiku.interop import mapping as mapping_lib
-from pax_haiku.interop import match_model
+from pax_haiku.interop import match_model, matching
 
 # Largest difference of outputs and gradients, as a fraction of their largest entry:
 # float32 rounding (6e-8) times the length of the sums and the depth of the model.
 TOLERANCE = 1e-4
+# Some models magnify rounding by more: then so many times what the original's own
+# outputs and gradients move if the last bit of all that it gets changes.
+MARGIN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +59,8 @@ class Proof:
     proved: fraction of them whose partner was found and proved.
     outputs: worst difference of the outputs, as a fraction of their largest entry.
     gradients: the same of the gradients, for parameters and floating-point inputs.
+    rounding: how far the original's outputs and gradients move if the last bit of its
+      parameters and inputs changes.
   """
 
   mapping: mapping_lib.Mapping
@@ -65,10 +70,15 @@ class Proof:
   proved: float
   outputs: float
   gradients: float
+  rounding: tuple[float, float]
 
   @property
   def ok(self) -> bool:
-    return max(self.outputs, self.gradients) <= TOLERANCE
+    found = self.outputs, self.gradients
+    return all(
+      x <= max(TOLERANCE, MARGIN * bit)
+      for x, bit in zip(found, self.rounding, strict=True)
+    )
 
   def as_dict(self) -> dict[str, Any]:
     found = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -89,7 +99,6 @@ def prove(
   Raises:
     MappingError: entries are ambiguous or missing; all are listed.
   """
-  first = port.modes[0] == 'train'
   # In training: that is when averages are made.
   source, target = (
     jax.jit(hk.transform_with_state(port.original(True)).init),
@@ -104,32 +113,36 @@ def prove(
       for model, given in ((port.original(train), source), (port.port, target))
     ]
 
+  pairs = {mode: models(mode == 'train') for mode in port.modes}
+  runs, rounding = {}, [0.0, 0.0]
+  for mode, (theirs, _) in pairs.items():
+    given = match_model.randomized(theirs.entries, seed)
+    run = _runner(theirs)
+    runs[mode] = given, *run(given, port.inputs)
+    moved = run(*_last_bits((given, port.inputs)))
+    rounding = [
+      max(x, _difference(a, b))
+      for x, a, b in zip(rounding, moved, runs[mode][1:], strict=True)
+    ]
   if mapping is None:
-    mapping = interop.match(
-      port.original(first),
-      port.port,
-      *port.inputs,
-      source_variables=source,
-      target_variables=target,
-      do_eval=not first,
+    tolerance = max(TOLERANCE, MARGIN * rounding[0])
+    mapping = matching.match_models(
+      *pairs[port.modes[0]], port.inputs, tolerance=tolerance
     )
   outputs, gradients = [], []
-  for mode in port.modes:
-    train = mode == 'train'
-    theirs, ours = models(train)
-    given = match_model.randomized(theirs.entries, seed)
+  for mode, (theirs, ours) in pairs.items():
+    given, out, grads = runs[mode]
     converted = {**ours.entries, **mapping.forward(given)}
-    out, grads = _run(theirs, given, port.inputs)
-    expected = {**mapping.forward(grads[0], linear=True, only=_is_param), **grads[1]}
-    found, found_grads = _run(ours, converted, port.inputs)
+    of_params = {n: x for n, x in grads.items() if _is_param(n)}
+    of_inputs = {n: x for n, x in grads.items() if not _is_param(n)}
+    expected = mapping.forward(of_params, linear=True, only=_is_param) | of_inputs
+    found, found_grads = _runner(ours)(converted, port.inputs)
     outputs.append(_difference(found, out))
-    if train and port.steps > 1:
+    if mode == 'train' and port.steps > 1:
       outputs.append(
-        _difference(
-          _outputs(ours, converted, port), _outputs(theirs, given, port)
-        )
+        _difference(_outputs(ours, converted, port), _outputs(theirs, given, port))
       )
-    gradients.append(_difference({**found_grads[0], **found_grads[1]}, expected))
+    gradients.append(_difference(found_grads, expected))
   found = [r for r in mapping.rules if r.way != 'back']
   return Proof(
     mapping,
@@ -139,6 +152,7 @@ def prove(
     mapping.proved,
     max(outputs),
     max(gradients),
+    tuple(rounding),
   )
 
 
@@ -160,22 +174,44 @@ def _is_float(x) -> bool:
   return jnp.issubdtype(jnp.result_type(x), jnp.floating)
 
 
-def _run(model: match_model.Model, entries, inputs):
-  """Outputs by path; gradients of their weighted sum, of entries and of inputs."""
-  fixed = {k: jnp.asarray(v) for k, v in entries.items() if not _is_param(k)}
-  params = {k: v for k, v in entries.items() if _is_param(k)}
-  floats = {f'input {i}': x for i, x in enumerate(inputs) if _is_float(x)}
+def _runner(model: match_model.Model):
+  """A function of entries and inputs.
 
-  def run(params, floats):
+  It gives outputs by path, and gradients of their weighted sum by the names of
+  parameters and by the numbers of inputs.
+  """
+
+  def run(params, floats, fixed, inputs):
     args = [floats.get(f'input {i}', x) for i, x in enumerate(inputs)]
     out, _ = model.run({**fixed, **params}, jax.random.PRNGKey(0), args, {})
     leaves = jax.tree_util.tree_leaves_with_path(out)
     out = {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
     return sum(_weighted(x) for x in out.values() if _is_float(x)), out
 
-  grad = jax.jit(jax.grad(run, (0, 1), has_aux=True))
-  grads, out = grad(params, floats)
-  return out, grads
+  compiled = jax.jit(jax.grad(run, (0, 1), has_aux=True))
+
+  def call(entries, inputs):
+    fixed = {k: jnp.asarray(v) for k, v in entries.items() if not _is_param(k)}
+    params = {k: v for k, v in entries.items() if _is_param(k)}
+    floats = {f'input {i}': x for i, x in enumerate(inputs) if _is_float(x)}
+    grads, out = compiled(params, floats, fixed, tuple(inputs))
+    return out, {**grads[0], **grads[1]}
+
+  return call
+
+
+def _last_bits(tree):
+  """A tree whose floating-point numbers are the next ones up or down."""
+  rng = np.random.default_rng(0)
+
+  def move(x):
+    x = np.asarray(x)
+    if not _is_float(x):
+      return x
+    there = np.where(rng.random(x.shape) < 0.5, -np.inf, np.inf)
+    return np.nextafter(x, there.astype(x.dtype))
+
+  return jax.tree.map(move, tree)
 
 
 def _outputs(model: match_model.Model, entries, port: Port):
@@ -210,6 +246,8 @@ def _difference(found, expected) -> float:
     here, there = (np.asarray(x, np.float64) for x in (found[name], there))
     if here.shape != there.shape:
       raise ValueError(f'{name}: shapes {here.shape} and {there.shape}.')
+    if not (np.isfinite(here).all() and np.isfinite(there).all()):
+      return np.inf
     size = max(np.abs(there).max(initial=0), 1e-2 * scale)
     if size:
       worst = max(worst, float(np.abs(here - there).max(initial=0) / size))

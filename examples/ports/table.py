@@ -53,15 +53,17 @@ compares outputs and gradients. `python examples/ports/table.py` made these tabl
 """
 TITLES = {True: 'Models of reduced size', False: 'Models at full size'}
 HEADER = """
-| port | variables | numbers | matched | proved | outputs | gradients | lines |
-| --- | --- | --- | --- | --- | --- | --- | --- |
+| port | entries | numbers | matched | proved | outputs | gradients | last bit | lines |
+| --- | --- | --- | --- | --- | --- | --- | --- | --- |
 """
 FOOTER = """
-* variables: entries of the port's tree, moving averages included; numbers: in them.
+* entries: of the port's variables, moving averages included; numbers: in them.
 * matched: found by `interop.match`; proved: perturbing the original's entry and its
   partner moves both outputs alike.
 * outputs, gradients: worst difference in float32, as a fraction of the largest entry,
   in training and evaluation where these differ.
+* last bit: how far the original's own outputs and gradients move if the last bit of
+  all its parameters and inputs changes. No port can be nearer than about that.
 * lines: of code, without comments and docstrings, of the original and of the port.
 """
 
@@ -104,6 +106,7 @@ def row(name: str, small: bool) -> str:
     f'{proof.proved:.0%}',
     f'{proof.outputs:.1e}',
     f'{proof.gradients:.1e}',
+    ' / '.join(f'{x:.0e}' for x in proof.rounding),
     f'{original} / {ported}',
   ]
   return '| ' + ' | '.join(map(str, cells)) + ' |\n'

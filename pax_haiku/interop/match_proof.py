@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pax_haiku.interop import mapping as mapping_lib
-from pax_haiku.interop import match_averages, match_model
+from pax_haiku.interop import match_averages, match_model, match_rest, match_trials
 from pax_haiku.interop.match_model import Model
 
 _MAX_TWINS = 50  # pairs that are tried
@@ -68,6 +68,7 @@ def prove(
   entries: dict[str, Any],
   tolerance: float,
   twins: Sequence[tuple[str, str]] = (),
+  options: match_trials.Options | None = None,
 ) -> None:
   """Marks the rules that are proved, in place.
 
@@ -79,9 +80,17 @@ def prove(
     tolerance: largest difference of outputs that count as equal.
     twins: pairs of the source's entries with equal roles; those that can be swapped
       without changing the outputs are noted.
+    options: what ambiguous entries may be made of, to be tried.
   """
   run_source, run_target = (_Runner(m, args, kwargs) for m in (source, target))
   reference = run_source(entries)
+
+  def gap(rules) -> float:
+    trial = _Answers(mapping_lib.Mapping(rules), run_target)
+    return trial.distance(trial.target(entries), reference)
+
+  match_trials.decide(mapping, options or {}, entries, gap, tolerance)
+  match_rest.sort_rules(mapping, target.entries)
   known = mapping_lib.Mapping(mapping.rules)
   answers = _Answers(known, run_target)
   base = answers.target(entries)

@@ -1,12 +1,13 @@
 """What numbers did not decide: by role, by shape, by name, or not at all."""
 
 import collections
+from collections.abc import Iterable
 
 import numpy as np
 
 from pax_haiku.interop import mapping as mapping_lib
 from pax_haiku.interop import mapping_expr as ex
-from pax_haiku.interop import match_roles
+from pax_haiku.interop import match_roles, match_trials
 from pax_haiku.interop.match_candidates import Candidate, Side, name_similarity
 
 _CLEARLY = 0.15  # by how much the best name must be better than the next
@@ -96,8 +97,14 @@ def _common(a: list, b: list) -> np.ndarray:
   return table
 
 
-def complete(mapping: mapping_lib.Mapping, sides: list[Side], search) -> None:
-  """Adds rules for the target's remaining entries, or lists their candidates."""
+def complete(
+  mapping: mapping_lib.Mapping, sides: list[Side], search
+) -> match_trials.Options:
+  """Adds rules for the target's remaining entries, or lists their candidates.
+
+  Returns:
+    What the ambiguous ones may be made of.
+  """
   source, target = sides
   ours, theirs = target.model.entries, source.model.entries
   roles = _Roles(source, target)
@@ -120,7 +127,13 @@ def complete(mapping: mapping_lib.Mapping, sides: list[Side], search) -> None:
       )
     )
   mapping.unused.extend(free)
-  order = {n: i for i, n in enumerate(ours)}
+  sort_rules(mapping, ours)
+  return {n: roles.options(n, fits[n], free) for n in open_}
+
+
+def sort_rules(mapping: mapping_lib.Mapping, entries: Iterable[str]) -> None:
+  """In the order of the target's entries, rules of the way back behind them."""
+  order = {n: i for i, n in enumerate(entries)}
   behind = len(order)
   mapping.rules.sort(key=lambda r: (r.way == 'back', order.get(r.name, behind)))
 
@@ -205,6 +218,19 @@ class _Roles:
         ex.Ref(other), np.shape(self.entries[0][other]), np.shape(self.entries[1][name])
       )
     return self.sides[1].contacts[pair[0]].original(self.sides[0].canonical(pair[1]))
+
+  def options(self, name: str, fits: list[str], free: list[str]) -> list[ex.Expr]:
+    """Entries that fit; if there are none, others of that size in any layout."""
+    if fits:
+      return [self.expr(name, other) for other in fits]
+    wanted = np.asarray(self.entries[1][name])
+    found = []
+    for other in free:
+      have = np.asarray(self.entries[0][other])
+      alike = name.startswith('params:') == other.startswith('params:')
+      if alike and have.dtype.kind == wanted.dtype.kind:
+        found += match_trials.arrangements(other, have.shape, wanted.shape)
+    return found
 
 
 def _squeezed(x) -> tuple[int, ...]:

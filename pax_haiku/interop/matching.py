@@ -57,7 +57,8 @@ def match(
     The mapping, with a note on each rule: 'proved' (perturbing that entry of the source
     and what it maps to moves both outputs alike), 'by values' (intermediate values
     agree, but the output does not tell, or does not agree), 'by role', 'by shape',
-    'by name'. Entries that several candidates fit are listed, not guessed.
+    'by trial' (the outputs agree with no other), 'by name'. Entries that several
+    candidates fit are listed, not guessed.
 
   Raises:
     ValueError: a model is not deterministic, does not take the inputs, or the outputs
@@ -100,10 +101,18 @@ def match_models(
   ordered = match_rest.by_order(*sides, search)
   mapping = _mapping(sides, search, ordered)
   match_averages.complete(mapping, source.entries, target.entries)
-  match_rest.complete(mapping, sides, search)
+  options = match_rest.complete(mapping, sides, search)
   if prove:
     match_proof.prove(
-      mapping, source, target, args, kwargs, entries, tolerance, _twins(sides[0])
+      mapping,
+      source,
+      target,
+      args,
+      kwargs,
+      entries,
+      tolerance,
+      _twins(sides[0]),
+      options,
     )
   return mapping
 

@@ -352,3 +352,35 @@ def test_stacks_in_stacks_are_lists():
   again = back.forward(there.forward(entries))
   for name, value in entries.items():
     np.testing.assert_array_equal(again[name], value)
+
+
+def weighted(*shape):
+  return hk.get_parameter('w', shape, init=hk.initializers.RandomNormal())
+
+
+def products(x, y):
+  """All products of two vectors, weighted, one factor after the other."""
+  return jnp.einsum('be,bef->bf', y, jnp.einsum('bc,cef->bef', x, weighted(3, 3, 2)))
+
+
+def flat_products(x, y):
+  """The same by one matrix, of the products in the other order."""
+  return jnp.einsum('be,bc->bec', y, x).reshape(-1, 9) @ weighted(9, 2)
+
+
+def test_what_no_value_shows_is_tried():
+  """A product of three is associated otherwise: no intermediate value is the same."""
+  x, y = normal(1, 4, 3), normal(2, 4, 3)
+  mapping = interop.match(products, flat_products, x, y)
+  assert rules(mapping) == {
+    'params:~/w': 'reshape(transpose(params:~/w, [1,0,2]), [3,3,2], [9,2])'
+  }
+  assert mapping.proved == 1.0 and not mapping.ambiguous and not mapping.unused
+
+
+def test_trials_that_fit_twice_decide_nothing():
+  """Of a vector with itself, the products are the same in both orders."""
+  x = normal(1, 4, 3)
+  both = (lambda x, fn=fn: fn(x, x) for fn in (products, flat_products))
+  mapping = interop.match(*both, x)
+  assert [a.name for a in mapping.ambiguous] == ['params:~/w'] and not mapping.rules

@@ -7,7 +7,9 @@ about two minutes on two cores, to under 2.6 bits per byte of held-out text. To 
 
     --sample='def '                   continue a text with the model in log_dir
     --data='books/*.txt'              other text: files and patterns, again and again
-    --model=126m --tokenizer=FILE     a larger model, over a tokenizer's ids
+    --model=126m --tokenizer=FILE     a larger model, over a tokenizer's ids; FILE is a
+                                      SentencePiece *.model or a Hugging Face *.json
+                                      (pip install 'pax-haiku[tokenizers]')
     --resume                          go on after ctrl-C, as if nothing had happened
     --num_layers=6 --ema_decay=0.99   see --help
     --config=model.lm_tpl.softmax_tpl.label_smoothing_prob=0.1
@@ -43,6 +45,7 @@ from pax_haiku.training import (
   lm,
   lm_sample,
   lm_shapes,
+  log_dir,
   optimizers,
   packing,
   run_flags,
@@ -202,12 +205,19 @@ def sampler(config: fdl.Config, tokenizer) -> lm_sample.Sampler:
   )
 
 
+def check_tokenizer() -> None:
+  """Makes sure that --tokenizer is what the model in log_dir was trained with."""
+  former = log_dir.settings_in(FLAGS.log_dir).get('tokenizer')
+  tokenizers.check_same(former, FLAGS.tokenizer, f'--log_dir {FLAGS.log_dir!r}')
+
+
 def sample(config: fdl.Config) -> int:
   """Continues the text of --sample with the newest checkpoint."""
   directory = pathlib.Path(FLAGS.log_dir).expanduser() / 'checkpoints'
   if not directory.is_dir():
     raise cli.UserError(f'--log_dir {FLAGS.log_dir!r} holds no checkpoint; train first')
-  tokenizer = tokenizers.load(FLAGS.tokenizer)
+  check_tokenizer()
+  tokenizer = text_data.load_tokenizer(FLAGS.tokenizer, shape().vocab_size)
   batch = packing.blank(shape().length)
   forward = hk.transform_with_state(lm.weighted_scalars(config.model))
   optimizer = make_optimizer(config, batch)
@@ -236,6 +246,8 @@ def main() -> int:
     return 0
   if FLAGS.sample is not None:
     return sample(config)
+  if FLAGS.resume:
+    check_tokenizer()
   text = text_data.load(
     FLAGS.data, FLAGS.tokenizer, sizes.length, sizes.vocab_size, FLAGS.held_out_data
   )
@@ -247,6 +259,7 @@ def main() -> int:
     {
       'config': config_flag.show(config),
       'text': text.describe(),
+      'tokenizer': tokenizers.fingerprint(FLAGS.tokenizer),
       'length': str(sizes.length),
       'accumulate': str(FLAGS.accumulate),
     },

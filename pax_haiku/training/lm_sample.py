@@ -9,7 +9,7 @@ import numpy as np
 
 from pax_haiku import base_layer, decoder_hparams, interop, py_utils
 from pax_haiku.training import learner, train_state
-from pax_haiku.training.tokenizers import Tokenizer
+from pax_haiku.training.tokenizers import Tokenizer, continuation
 from pax_haiku.training.train_state import TrainState
 
 # Time steps by which decode caches grow, and the most stages of growth.
@@ -78,7 +78,7 @@ def make_sampler(
     )
     output, ends = jax.device_get(run(state.params, _kept(state.state), batch, key))
     return [
-      tokenizer.decode(_without(row[len(x) : end], tokenizer.end_id))
+      continuation(tokenizer, x[1:], _without(row[len(x) : end], tokenizer.end_id))
       for row, x, end in zip(output, ids, ends, strict=True)
     ]
 

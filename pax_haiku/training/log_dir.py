@@ -57,8 +57,8 @@ class LogDir:
 
   def note_settings(self, settings: Mapping[str, str], resumed: bool) -> None:
     """Stores the settings; says on stderr in which ones a resumed run differs."""
-    if resumed and self.settings.exists():
-      former = json.loads(self.settings.read_text(encoding='utf-8'))
+    if resumed:
+      former = settings_in(self.path)
       changed = [
         f'{name} (was {one_line(former[name])}, is {one_line(value)})'
         if len(value) < 40
@@ -79,6 +79,16 @@ class LogDir:
       self.checkpoints, self.tensorboard, self.history, self.curves, self.settings
     ):
       _remove(path)
+
+
+def settings_in(path: str | Path) -> dict[str, str]:
+  """Returns the settings of the run in a directory; none if it notes none."""
+  file = Path(path).expanduser() / 'settings.json'
+  try:
+    settings = json.loads(file.read_text(encoding='utf-8'))
+  except (OSError, ValueError):
+    return {}
+  return settings if isinstance(settings, dict) else {}
 
 
 def _remove(path: Path) -> None:

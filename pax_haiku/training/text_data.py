@@ -15,19 +15,42 @@ class TextData:
     tokenizer: From text to ids and back.
     train: What is trained on.
     held_out: What is not.
+    lossy: The tokenizer changes the text, as SentencePiece does with white space.
   """
 
   tokenizer: tokenizers.Tokenizer
   train: packing.Packed
   held_out: packing.Packed
+  lossy: bool = False
 
   def describe(self) -> str:
-    """Returns a line on how much text there is."""
+    """Returns a line on how much text there is, and one on what it loses."""
     train, held_out = (
       f'{part.num_bytes.sum(dtype="float64") / 1e6:,.2f} MB in {len(part.starts):,}'
       for part in (self.train, self.held_out)
     )
-    return f'text: {train} documents to train on, {held_out} held out'
+    text = f'text: {train} documents to train on, {held_out} held out'
+    if self.lossy:
+      text += (
+        '\nnote: the tokenizer does not keep all of the text (white space, for '
+        'example); bits per byte leave out what it drops'
+      )
+    return text
+
+
+def load_tokenizer(path: str | None, vocab_size: int | None) -> tokenizers.Tokenizer:
+  """Returns the tokenizer of a file, see `tokenizers.load`, for a model of some size.
+
+  Raises:
+    UserError: It does not load, or its vocabulary is larger than the model's.
+  """
+  loaded = tokenizers.load(path)
+  if vocab_size is not None and loaded.vocab_size > vocab_size:
+    raise UserError(
+      f'the tokenizer has {loaded.vocab_size} ids, but the model knows only '
+      f'{vocab_size}; give --vocab_size={loaded.vocab_size} or more'
+    )
+  return loaded
 
 
 def load(
@@ -48,15 +71,10 @@ def load(
       `text_files.split`.
 
   Raises:
-    UserError: A file cannot be used, the tokenizer does not load, or its vocabulary is
-      larger than the model's.
+    UserError: A file cannot be used, or not by this tokenizer; the tokenizer does not
+      load, or its vocabulary is larger than the model's.
   """
-  loaded = tokenizers.load(tokenizer)
-  if vocab_size is not None and loaded.vocab_size > vocab_size:
-    raise UserError(
-      f'the tokenizer has {loaded.vocab_size} ids, but the model knows only '
-      f'{vocab_size}; give --vocab_size={loaded.vocab_size} or more'
-    )
+  loaded = load_tokenizer(tokenizer, vocab_size)
   documents = (
     text_files.named(patterns) if patterns else text_files.standard_library()
   )
@@ -64,8 +82,22 @@ def load(
     train, held_out = documents, text_files.named(held_out_patterns)
   else:
     train, held_out = text_files.split(documents)
+  if tokenizer:
+    for document in [*train, *held_out]:
+      _check_unicode(document)
   return TextData(
     loaded,
     packing.pack(train, loaded, length),
     packing.pack(held_out, loaded, length),
+    lossy=not tokenizers.keeps(loaded, train[0].text[:10_000]),
   )
+
+
+def _check_unicode(document: text_files.Document) -> None:
+  try:
+    document.text.encode('utf-8')
+  except UnicodeEncodeError as error:
+    raise UserError(
+      f'{document.name!r} is not UTF-8 text, which the tokenizer needs; convert it, or '
+      'leave --tokenizer out to train on bytes'
+    ) from error

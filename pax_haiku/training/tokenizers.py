@@ -4,6 +4,7 @@ Every tokenizer keeps one id, `end_id`, for the end of a document; it is also wh
 first token of a document is predicted from.
 """
 
+import hashlib
 import importlib
 from pathlib import Path
 from typing import Any, Protocol
@@ -60,6 +61,7 @@ class SentencePieceTokenizer:
 
   def __init__(self, path: Path):
     module = _package('sentencepiece', path)
+    self._path = path
     self._model = module.SentencePieceProcessor()
     try:
       self._model.Load(str(path))
@@ -69,12 +71,18 @@ class SentencePieceTokenizer:
     ends = (self._model.eos_id(), self._model.pad_id(), self._model.bos_id())
     known = [end for end in ends if end >= 0]
     if not known:
-      raise UserError(f'{path} has neither an end, a start nor a padding token')
+      raise UserError(
+        f'{path} has neither an end, a start nor a padding token; train it with one of '
+        'eos_id, bos_id and pad_id'
+      )
     self.end_id = known[0]
 
   def encode(self, text: str) -> np.ndarray:
     """Returns the ids of `text`, int32."""
-    return np.asarray(self._model.EncodeAsIds(text), np.int32)
+    try:
+      return np.asarray(self._model.EncodeAsIds(text), np.int32)
+    except Exception as error:
+      raise _does_not_encode(self._path, error) from error
 
   def decode(self, ids: np.ndarray) -> str:
     """Returns the text of ids."""
@@ -86,23 +94,28 @@ class HuggingFaceTokenizer:
 
   def __init__(self, path: Path):
     module = _package('tokenizers', path)
+    self._path = path
     try:
       self._model = module.Tokenizer.from_file(str(path))
     except Exception as error:  # the package raises bare Exceptions
       raise _does_not_load(path, 'Hugging Face tokenizers', error) from error
-    self.vocab_size = self._model.get_vocab_size()
+    self.vocab_size = max(self._model.get_vocab().values(), default=0) + 1
     known = [self._model.token_to_id(name) for name in _END_NAMES]
     known = [end for end in known if end is not None]
     if not known:
       raise UserError(
-        f'{path} has no token for the end of a document, none of '
+        f'{path} has no token for the end of a document; add one of '
         f'{", ".join(_END_NAMES)}'
       )
     self.end_id = known[0]
 
   def encode(self, text: str) -> np.ndarray:
     """Returns the ids of `text`, int32, without special tokens."""
-    return np.asarray(self._model.encode(text, add_special_tokens=False).ids, np.int32)
+    try:
+      ids = self._model.encode(text, add_special_tokens=False).ids
+    except Exception as error:
+      raise _does_not_encode(self._path, error) from error
+    return np.asarray(ids, np.int32)
 
   def decode(self, ids: np.ndarray) -> str:
     """Returns the text of ids, special tokens included."""
@@ -126,7 +139,8 @@ def load(path: str | None) -> Tokenizer:
     return ByteTokenizer()
   file = Path(path).expanduser()
   if not file.is_file():
-    raise UserError(f'the tokenizer {str(path)!r} is not a file')
+    what = 'is not a file' if file.exists() else 'is not there'
+    raise UserError(f'the tokenizer {str(path)!r} {what}')
   kind = _KINDS.get(file.suffix)
   if kind is None:
     raise UserError(
@@ -134,6 +148,61 @@ def load(path: str | None) -> Tokenizer:
       '*.model or a Hugging Face tokenizers file *.json'
     )
   return kind(file)
+
+
+def fingerprint(path: str | None) -> str:
+  """Returns 'bytes', or the hash and name of a file that `load` takes.
+
+  Raises:
+    UserError: The file cannot be read.
+  """
+  if not path:
+    return 'bytes'
+  file = Path(path).expanduser()
+  try:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
+  except OSError as error:
+    raise UserError(
+      f'the tokenizer {str(path)!r} cannot be read: {error.strerror or error}'
+    ) from error
+  return f'{digest} {file.name}'
+
+
+def check_same(former: str | None, path: str | None, where: str) -> None:
+  """Raises a UserError unless a file is the tokenizer that a model was trained with.
+
+  Args:
+    former: What `fingerprint` returned then; None: not known, nothing is checked.
+    path: The file, as in `load`.
+    where: What holds the model.
+  """
+  if former is None or former.split()[0] == fingerprint(path).split()[0]:
+    return
+  name = former.partition(' ')[2]
+  if name:
+    way_out = f'the tokenizer {name!r}; give that file as --tokenizer'
+  else:
+    way_out = 'bytes; leave --tokenizer out'
+  raise UserError(f'the model in {where} was trained with {way_out}')
+
+
+def continuation(tokenizer: Tokenizer, before: np.ndarray, after: np.ndarray) -> str:
+  """Returns the text of ids that follow others.
+
+  Read alone they may lose a space: SentencePiece starts words, and no text, with one.
+  """
+  whole = tokenizer.decode(np.concatenate([before, after]))
+  start = tokenizer.decode(before)
+  return whole[len(start) :] if whole.startswith(start) else tokenizer.decode(after)
+
+
+def keeps(tokenizer: Tokenizer, text: str) -> bool:
+  """Returns whether a text is the same after `encode` and `decode`.
+
+  What is not UTF-8 may become replacement characters: `decode` cannot show it.
+  """
+  shown = text.encode('utf-8', 'surrogateescape').decode('utf-8', 'replace')
+  return tokenizer.decode(tokenizer.encode(text)) == shown
 
 
 def _package(name: str, path: Path) -> Any:
@@ -147,3 +216,7 @@ def _package(name: str, path: Path) -> Any:
 
 def _does_not_load(path: Path, kind: str, error: Exception) -> UserError:
   return UserError(f'{path} does not load as a {kind} file: {error}')
+
+
+def _does_not_encode(path: Path, error: Exception) -> UserError:
+  return UserError(f'the tokenizer {str(path)!r} cannot encode the text: {error}')

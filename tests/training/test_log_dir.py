@@ -3,7 +3,7 @@
 import pytest
 
 from pax_haiku.training.cli import UserError
-from pax_haiku.training.log_dir import LogDir
+from pax_haiku.training.log_dir import LogDir, settings_in
 
 
 @pytest.fixture
@@ -50,3 +50,6 @@ def test_changed_settings_are_noted(used, capsys):
   err = capsys.readouterr().err
   assert 'note: resumed with another seed (was 0, is 1), config: the numbers' in err
   assert err.count('\n') == 1
+  assert settings_in(used.path)['seed'] == '1'
+  used.settings.write_text('broken')
+  assert settings_in(used.path) == settings_in(used.path / 'none') == {}

@@ -114,3 +114,19 @@ def test_text_data_from_files(tmp_path):
   assert text(data.held_out.tokens) == '.other.'
   with pytest.raises(UserError, match='256 ids, but the model knows only 100'):
     text_data.load([f'{tmp_path}/*.txt'], '', 8, 100)
+
+
+def test_text_data_of_a_tokenizer_file(tmp_path, monkeypatch):
+  class Lossy(tokenizers.ByteTokenizer):
+    def decode(self, ids):
+      return super().decode(ids).replace('\n', ' ')
+
+  monkeypatch.setattr(tokenizers, 'load', lambda path: Lossy())
+  for name in 'ab':
+    (tmp_path / name).write_text('x\ny')
+  patterns = [f'{tmp_path}/*']
+  data = text_data.load(patterns, 'a.model', 8)
+  assert data.lossy and 'note: the tokenizer does not keep all' in data.describe()
+  (tmp_path / 'b').write_bytes(b'caf\xe9')
+  with pytest.raises(UserError, match="'b' is not UTF-8 text, which the tokenizer"):
+    text_data.load(patterns, 'a.model', 8)

@@ -21,10 +21,15 @@ def test_bytes_there_and_back():
 
 @pytest.mark.parametrize(
   'name, message',
-  [('none.model', 'is not a file'), ('a.txt', 'of unknown kind')],
+  [
+    ('none.model', 'is not there'),
+    ('.model', 'is not a file'),
+    ('a.txt', 'of unknown kind'),
+  ],
 )
 def test_files_of_no_known_kind(tmp_path, name, message):
   (tmp_path / 'a.txt').write_text('x')
+  (tmp_path / '.model').mkdir()
   with pytest.raises(UserError, match=message):
     tokenizers.load(str(tmp_path / name))
 
@@ -54,8 +59,8 @@ class Words:
       raise Exception('expected value at line 1')  # as that package does
     return cls(text.split())
 
-  def get_vocab_size(self):
-    return len(self.letters)
+  def get_vocab(self):
+    return {letter: i for i, letter in enumerate(self.letters)}
 
   def token_to_id(self, name):
     return self.letters.index(name) if name in self.letters else None
@@ -95,7 +100,8 @@ class Pieces:
     if self.letters == ['broken']:
       raise RuntimeError('Internal: could not parse ModelProto')
 
-  GetPieceSize = Words.get_vocab_size  # noqa: N815
+  def GetPieceSize(self):  # noqa: N802
+    return len(self.letters)
 
   def _id(self, name):
     return self.letters.index(name) if name in self.letters else -1
@@ -132,3 +138,78 @@ def test_sentencepiece_file(tmp_path, monkeypatch):
   path.write_text('broken')
   with pytest.raises(UserError, match='does not load as a SentencePiece .* parse'):
     tokenizers.load(str(path))
+
+
+def test_words_are_told_apart_after_a_prompt():
+  class Starts(tokenizers.ByteTokenizer):
+    def decode(self, ids):
+      return super().decode(ids).lstrip(' ')
+
+  before, after = Starts().encode('a'), Starts().encode(' b')
+  assert tokenizers.continuation(Starts(), before, after) == ' b'
+  assert tokenizers.continuation(Starts(), before[:0], after) == 'b'
+  assert not tokenizers.keeps(Starts(), ' a') and tokenizers.keeps(Starts(), 'a b')
+  latin = b'caf\xe9'.decode('utf-8', 'surrogateescape')
+  assert tokenizers.keeps(tokenizers.ByteTokenizer(), latin)
+
+
+def test_another_tokenizer_is_refused(tmp_path):
+  path = tmp_path / 'a.json'
+  path.write_text('x')
+  former = tokenizers.fingerprint(str(path))
+  moved = path.rename(tmp_path / 'b.json')
+  tokenizers.check_same(former, str(moved), 'run')
+  tokenizers.check_same(None, str(moved), 'run')
+  tokenizers.check_same('bytes', '', 'run')
+  with pytest.raises(UserError, match=r"run was .* 'a.json'; give that file as --tok"):
+    tokenizers.check_same(former, None, 'run')
+  with pytest.raises(UserError, match='with bytes; leave --tokenizer out'):
+    tokenizers.check_same('bytes', str(moved), 'run')
+  with pytest.raises(UserError, match='cannot be read: No such file'):
+    tokenizers.fingerprint(str(path))
+
+
+def trained_sentencepiece(tmp_path):
+  module = pytest.importorskip('sentencepiece')
+  text = tmp_path / 'text.txt'
+  text.write_text('a few words, and a few more words\n' * 20)
+  prefix = str(tmp_path / 'spm')
+  module.SentencePieceTrainer.train(
+    input=str(text), model_prefix=prefix, vocab_size=30, hard_vocab_limit=False,
+    minloglevel=2,
+  )
+  return tmp_path / 'spm.model'
+
+
+def test_real_sentencepiece_files(tmp_path):
+  path = trained_sentencepiece(tmp_path)
+  tokenizer = tokenizers.load(str(path))
+  ids = tokenizer.encode('few words')
+  assert ids.dtype == np.int32 and ids.max() < tokenizer.vocab_size
+  assert tokenizer.decode(ids) == 'few words' and tokenizer.end_id not in ids
+  after = tokenizer.encode('more')
+  assert tokenizers.continuation(tokenizer, ids, after) == ' more'
+  whole = path.read_bytes()
+  for data in (whole[: len(whole) // 2], b'just text', b''):
+    path.write_bytes(data)
+    with pytest.raises(UserError, match='does not load as a SentencePiece file'):
+      tokenizers.load(str(path))
+
+
+def test_real_hugging_face_files(tmp_path):
+  module = pytest.importorskip('tokenizers')
+  path = tmp_path / 'words.json'
+  vocabulary = {'</s>': 0, 'few': 1, 'words': 9}
+  model = module.Tokenizer(module.models.WordLevel(vocabulary))
+  model.pre_tokenizer = module.pre_tokenizers.Whitespace()
+  model.save(str(path))
+  tokenizer = tokenizers.load(str(path))
+  assert tokenizer.vocab_size == 10  # ids need not be consecutive
+  np.testing.assert_array_equal(tokenizer.encode('words few'), [9, 1])
+  with pytest.raises(UserError, match=r'cannot encode the text: .*UNK'):
+    tokenizer.encode('other words')
+  whole = path.read_text()
+  for data in (whole[:-20], '{"a": 1}', '[]', '', 'just text'):
+    path.write_text(data)
+    with pytest.raises(UserError, match='does not load as a Hugging Face'):
+      tokenizers.load(str(path))

@@ -65,6 +65,8 @@ def root_name(layer) -> str:
 
 
 def _bind_root(layer, run: run_lib.Run):
+  if layer._pax_interactive is not None:  # made by `bind`, and run on other variables
+    layer, _ = layer.unbind()
   root = layer._pax_unbound_copy()
   root._pax_bind(run, root_name(layer))
   return root

@@ -179,7 +179,7 @@ def set_custom_sharding_params(
     a_egcm=a_egcm,
     a_bd=a_bd,
     a_bf=a_bf,
-    experts_apart='data_expert' in mesh_axis_names,
+    experts_apart='data_expert' in (mesh_axis_names or ()),
   )
   return lm_p
 

@@ -380,6 +380,15 @@ def test_bind_and_unbind(net, variables):
     net.unbind()
 
 
+def test_apply_of_a_bound_layer_takes_the_variables_that_it_is_given(net, variables):
+  others = jax.tree.map(lambda x: 2 * x, variables)
+  equal(net.bind(variables).apply(others, X), net.apply(others, X))
+  first = net.bind(others).first
+  equal(first.apply({'params': variables['params']['first'],
+                     'non_trainable': variables['non_trainable']['first']}, X),
+        X @ jnp.full((2, 2), 2.0))
+
+
 def test_attributes_of_a_bound_layer(net, variables):
   with pytest.raises(AttributeError, match='nope'):
     net.bind(variables).nope  # noqa: B018

@@ -20,6 +20,10 @@ def load(path: pathlib.Path) -> dict[str, np.ndarray]:
   Raises:
     CheckpointError: the file is damaged or holds Python objects.
   """
+  if not zipfile.is_zipfile(path):
+    raise CheckpointError(
+      f'{path} is no complete .npz file of arrays: it is no archive, or cut off'
+    )
   try:
     with path.open('rb') as raw, np.load(raw, allow_pickle=False) as file:
       arrays = {key: file[key] for key in file.files}

@@ -32,6 +32,8 @@ def load(path: pathlib.Path) -> Any:
   try:
     with ocp.PyTreeCheckpointer() as checkpointer:
       metadata = checkpointer.metadata(path.absolute())
+      if metadata.item_metadata is None:
+        raise ValueError('there is no tree of arrays in it')
       tree = metadata.item_metadata.tree
       restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
       return checkpointer.restore(path.absolute(), restore_args=restore)

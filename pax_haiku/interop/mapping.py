@@ -172,7 +172,8 @@ class Mapping:
     try:
       text = pathlib.Path(path).read_text(encoding='utf-8')
     except (OSError, UnicodeDecodeError) as error:
-      raise MappingError(f'the mapping {path} cannot be read: {error}') from None
+      reason = getattr(error, 'strerror', None) or 'it is no text file'
+      raise MappingError(f'the mapping {path} cannot be read: {reason}') from None
     return cls.from_text(text, str(path))
 
   @classmethod
@@ -279,10 +280,9 @@ class Mapping:
     self.check_decided()
     parts, problems = ex.Parts(), []
     rules = [r for r in self.rules if r.way == '=' and any(map(only, r.expr.names()))]
-    missing = sorted({r.name for r in rules if r.name not in target})
     back = [r for r in self.rules if r.way == 'back' and only(r.name)]
-    missing += sorted({n for r in back for n in r.expr.names() if n not in target})
-    if missing:
+    needed = {r.name for r in rules} | {n for r in back for n in r.expr.names()}
+    if missing := sorted(needed - set(target)):
       raise MappingError('missing in the target: ' + ', '.join(missing))
     for rule in rules:
       try:

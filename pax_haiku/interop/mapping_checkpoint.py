@@ -25,7 +25,7 @@ def convert_entries(
 ) -> dict[str, np.ndarray]:
   """The entries of one model's checkpoint as those of the other.
 
-  Entries of other collections whose names end as those of all parameters do
+  Entries of other collections whose names end as those of parameters do
   (`opt_state:0/mu/mlp/~/linear_0/w` and so on) are moments: their layout changes as
   that of the parameters. What else there is (counts, steps) is kept.
 
@@ -42,6 +42,7 @@ def convert_entries(
       base is of another model.
   """
   variables = {n: x for n, x in entries.items() if is_variable(n)}
+  _check_side(mapping, variables, back)
   if base is None:
     out = (mapping.backward if back else mapping.forward)(variables)
   else:
@@ -50,13 +51,11 @@ def convert_entries(
   surplus = sorted(set(variables) - mapping.known(back))
   if surplus:
     raise mapping_lib.MappingError('no rule uses ' + ', '.join(surplus))
-  params = _params(variables)
   beside = {n: x for n, x in entries.items() if n not in variables}
-  rules = [r for r in mapping.rules if r.name.startswith('params:') and r.way == '=']
-  part = mapping_lib.Mapping(rules)
-  for prefix in _moments(params, beside):
-    moved = {f'params:{p}': beside.pop(prefix + p) for p in params}
-    made = (part.backward if back else part.forward)(moved, linear=True)
+  for prefix, params in moments(entries).items():
+    moved = {f'params:{p}': np.asarray(beside.pop(prefix + p)) for p in params}
+    _check_shapes(prefix, moved, variables)
+    made = _moved(mapping, prefix, moved, back)
     if base is not None:  # of parameters that the mapping does not use
       out.update({n: base[n] for p in _params(base) if (n := prefix + p) in base})
     out.update({prefix + n.removeprefix('params:'): x for n, x in made.items()})
@@ -64,16 +63,61 @@ def convert_entries(
   return out
 
 
+def _check_side(mapping, variables, back: bool) -> None:
+  names = set(variables)
+  if names <= mapping.known(not back) and not names <= mapping.known(back):
+    here, there = 'source', 'target'
+    here, there = (there, here) if back else (here, there)
+    way = 'without back (--back)' if back else 'with back (--back)'
+    raise mapping_lib.MappingError(
+      f'these are entries of the {there}, not of the {here}: convert them {way}'
+    )
+
+
+def moments(entries: MappingType[str, Any]) -> dict[str, list[str]]:
+  """`{prefix: parameters that have an entry below it}`.
+
+  Not all need to have one: some optimizers leave parameters out.
+  """
+  left = {n for n in entries if not is_variable(n)}
+  found: dict[str, list[str]] = {}
+  for param in _params(entries):
+    for name in left:
+      if name.endswith((f'/{param}', f':{param}')):
+        found.setdefault(name.removesuffix(param), []).append(param)
+  taken: dict[str, list[str]] = {}
+  for prefix, params in sorted(found.items(), key=lambda item: -len(item[1])):
+    mine = [p for p in params if prefix + p in left]
+    left.difference_update(prefix + p for p in mine)
+    if mine:
+      taken[prefix] = mine
+  return taken
+
+
+def _check_shapes(prefix: str, moved, variables) -> None:
+  other = [
+    f'{prefix}{n.removeprefix("params:")} has shape {x.shape}, the parameter '
+    f'{np.shape(variables[n])}'
+    for n, x in moved.items()
+    if x.shape != np.shape(variables[n])
+  ]
+  if other:
+    raise mapping_lib.MappingError('; '.join(other))
+
+
+def _moved(mapping, prefix: str, moved, back: bool) -> dict[str, np.ndarray]:
+  """Moments of some parameters as those of the other model."""
+  rules = [r for r in mapping.rules if r.name.startswith('params:') and r.way == '=']
+  if back:
+    rules = [r for r in rules if r.name in moved]
+  else:
+    rules = [r for r in rules if any(n in moved for n in r.expr.names())]
+  part = mapping_lib.Mapping(rules)
+  try:
+    return (part.backward if back else part.forward)(moved, linear=True)
+  except mapping_lib.MappingError as error:
+    raise mapping_lib.MappingError(f'below {prefix}: {error}') from None
+
+
 def _params(entries: MappingType[str, Any]) -> list[str]:
   return [n.removeprefix('params:') for n in entries if n.startswith('params:')]
-
-
-def _moments(params: list[str], entries: MappingType[str, Any]) -> list[str]:
-  """Prefixes under which there is an entry for each parameter."""
-  if not params:
-    return []
-  first = params[0]
-  prefixes = [
-    n.removesuffix(first) for n in entries if n.endswith((f'/{first}', f':{first}'))
-  ]
-  return [p for p in prefixes if all(p + name in entries for name in params)]

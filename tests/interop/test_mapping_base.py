@@ -276,6 +276,41 @@ def test_what_only_the_original_has_comes_back():
   jax.tree.map(np.testing.assert_array_equal, found, (mu,))
 
 
+def test_moments_of_some_parameters():
+  """An optimizer that leaves parameters out, as `optax.masked` does."""
+  mapping = Mapping.from_text(
+    'params:a = params:l/w\nparams:b = transpose(params:m/w, [1,0])\n'
+    'params:c = stack(params:n/w, params:o/w)'
+  )
+  two = np.arange(6, dtype=np.float32).reshape(2, 3)
+  entries = {f'params:{m}/w': two for m in 'lmno'}
+  some = {f'opt_state:1/mu/{m}/w': 2 * two for m in 'mno'}
+  count = {'opt_state:1/count': np.int32(2)}
+  convert = mapping_checkpoint.convert_entries
+  there = convert(mapping, {**entries, **some, **count})
+  assert {n for n in there if n.startswith('opt_state')} == {
+    'opt_state:1/mu/b',
+    'opt_state:1/mu/c',
+    'opt_state:1/count',
+  }
+  np.testing.assert_array_equal(there['opt_state:1/mu/b'], 2 * two.T)
+  assert_same_bits(convert(mapping, there, back=True), {**entries, **some, **count})
+  assert mapping_checkpoint.moments(there) == {'opt_state:1/mu/': ['b', 'c']}
+  del some['opt_state:1/mu/n/w']
+  with pytest.raises(MappingError, match='below opt_state:1/mu/: missing in'):
+    convert(mapping, {**entries, **some})
+  with pytest.raises(MappingError, match=r'1/nu/m/w has shape \(2,\), the parameter'):
+    convert(mapping, {**entries, 'opt_state:1/nu/m/w': np.ones(2)})
+
+
+def test_the_wrong_way_is_told():
+  there = mapping_checkpoint.convert_entries(UNUSED, BASE)
+  with pytest.raises(MappingError, match='entries of the target, .* with back'):
+    mapping_checkpoint.convert_entries(UNUSED, there)
+  with pytest.raises(MappingError, match='entries of the source, .* without back'):
+    mapping_checkpoint.convert_entries(UNUSED, BASE, back=True)
+
+
 def test_dtypes_are_those_of_the_base():
   """A port in bfloat16 gives back the original's float32."""
   there = {'params:w': (BASE['params:l/w'] - 1).astype(jnp.bfloat16)}

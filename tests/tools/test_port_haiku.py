@@ -396,6 +396,18 @@ def test_files_that_do_not_fit(folder, tmp_path):
     **given,
     checkpoint=checkpoint,
   )
+  entries = match_model.as_model(
+    importlib.import_module('port_haiku_models').tokens, args=(np.ones([2, 5], int),)
+  ).entries
+  scale = {'params:rms_norm/scale': np.ones(5)}
+  interop.save_checkpoint(tmp_path / 'shape.npz', {**entries, **scale})
+  bad(
+    'convert',
+    r'shape.npz does not fit: params:rms_norm/scale has shape \(5,\), the model \(4,\)',
+    **given,
+    checkpoint=str(tmp_path / 'shape.npz'),
+    out=str(tmp_path / 'd.npz'),
+  )
   bad(
     'convert',
     'missing in the source: params:embed/embeddings',

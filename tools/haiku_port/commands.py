@@ -120,12 +120,27 @@ def do_convert(o: Any) -> int:
   mapping = interop.Mapping.load(o.mapping)
   entries = load(o, o.checkpoint)
   base = load(o, o.base) if o.base else None
+  _check_model(o, o.back, entries, o.checkpoint)
   made = mapping_checkpoint.convert_entries(mapping, entries, back=o.back, base=base)
+  _check_model(o, not o.back, made, 'what the mapping makes of it')
   form = mapping.source_form if o.back else mapping.target_form
   interop.save_checkpoint(o.out, made, form=form)
   same = '' if base is None else f', {_unchanged(made, base)} of them as in {o.base}'
   print(f'{o.out}: {len(made)} entries from {len(entries)}{same}')
+  count = sum(n.startswith('params:') for n in entries)
+  for prefix, params in mapping_checkpoint.moments(entries).items():
+    if len(params) < count:
+      print(f'note: only {len(params)} of {count} parameters have an entry in {prefix}')
   return 0
+
+
+def _check_model(o, of_port: bool, entries, where: str) -> None:
+  """Refuses entries that do not fit the model, if the flags name it."""
+  if o.inputs and (o.port if of_port else o.model):
+    args = inputs(o)
+    model = port(o, args) if of_port else original(o, args)
+    found = {n: x for n, x in entries.items() if mapping_checkpoint.is_variable(n)}
+    checkpoint.check_entries(found, model.entries, where)
 
 
 def _unchanged(made, base) -> int:

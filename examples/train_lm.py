@@ -148,6 +148,8 @@ def base() -> fdl.Config:
     ema_decay=FLAGS.ema_decay,
   )
   model = lm.language_model(shape(), remat=FLAGS.remat)
+  # Bits per byte of held-out text are of its own tokens, however they are smoothed.
+  model.lm_tpl.softmax_tpl.label_smoothing_apply_for_eval = False
   return fdl.Config(Experiment, model=model, optimizer=optimizer)
 
 

@@ -60,5 +60,8 @@ def run(main: Callable[[], int | None]) -> NoReturn:
       fail(error, code=1)
     except KeyboardInterrupt:
       fail('interrupted', code=128 + signal.SIGINT)
+    finally:
+      # Nothing is left to save: another ctrl-C ends what libraries do at exit.
+      signal.signal(signal.SIGINT, signal.SIG_DFL)
 
   app.run(guarded, flags_parser=_parse_flags)

@@ -51,7 +51,7 @@ def make_sampler(
     tokenizer: Of its ids.
     num_tokens: The most tokens to write; a text may end before.
     temperature: Of the noise; 0: always the most probable token.
-    top_k: Choose among so many tokens; 0: among all.
+    top_k: Choose among so many tokens; 0, or more than there are: among all.
   """
   model = fdl.deepcopy_with(model)
   model.decoder_tpl = decoder_hparams.SampleDecoderHParams(
@@ -60,7 +60,7 @@ def make_sampler(
     max_decode_steps=growing_cache(num_tokens),
     eos_id=tokenizer.end_id,
     temperature=temperature,
-    k=top_k if temperature else 1,
+    k=min(top_k, model.lm_tpl.vocab_size) if temperature else 1,
   )
   decode = make_decode(model)
 

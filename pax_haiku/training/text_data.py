@@ -79,7 +79,7 @@ def load(
     text_files.named(patterns) if patterns else text_files.standard_library()
   )
   if held_out_patterns:
-    train, held_out = documents, text_files.named(held_out_patterns)
+    train, held_out = documents, text_files.named(held_out_patterns, '--held_out_data')
   else:
     train, held_out = text_files.split(documents)
   if tokenizer:

@@ -47,12 +47,16 @@ def standard_library() -> list[Document]:
   return documents
 
 
-def named(patterns: Sequence[str]) -> list[Document]:
+def named(patterns: Sequence[str], flag: str = '--data') -> list[Document]:
   """Returns the documents that file names and patterns such as `books/*.txt` name.
 
   `**` stands for any number of directories. A file that several patterns match counts
   once. Documents are sorted by path, and called by what follows the fixed directories
   of their pattern, so that moving all of them changes nothing.
+
+  Args:
+    patterns: File names and patterns.
+    flag: What they were given by.
 
   Raises:
     UserError: A pattern matches no file, or a file is empty or no text.
@@ -63,7 +67,11 @@ def named(patterns: Sequence[str]) -> list[Document]:
     found = map(Path, glob.glob(str(expanded), recursive=True))
     files = [path for path in found if path.is_file()]
     if not files:
-      raise UserError(f'--data {pattern!r} matches no file')
+      message = f'{flag} {pattern!r} matches no file'
+      if expanded.is_dir():
+        files = f'{pattern.rstrip("/")}/**/*.txt'
+        message += f', it is a directory; name its files, such as {files!r}'
+      raise UserError(message)
     root = _fixed_part(expanded)
     for path in files:
       names.setdefault(path, path.relative_to(root).as_posix())

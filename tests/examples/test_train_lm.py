@@ -19,6 +19,7 @@ SMALL = (
 RUN = (
   *SMALL, '--steps=40', '--eval_interval=10', '--log_interval=5', '--eval_batches=2',
   '--accumulate=2', '--ema_decay=0.5', '--learning_rate=0.03', '--warm_up=5',
+  '--top_k=999',  # more than there are tokens: all
 )  # fmt: skip
 
 

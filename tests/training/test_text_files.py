@@ -34,6 +34,11 @@ def test_patterns_name_each_file_once(tmp_path):
   assert alone.name == 'c.txt'
 
 
+def test_a_directory_is_no_file(tmp_path):
+  with pytest.raises(UserError, match=r"--held '.*' matches no file, it is .*/\*\*/"):
+    text_files.named([f'{tmp_path}/'], '--held')
+
+
 def test_bytes_that_are_not_utf_8_are_kept(tmp_path):
   (tmp_path / 'latin.txt').write_bytes(b'caf\xe9')
   (found,) = text_files.named([str(tmp_path / 'latin.txt')])

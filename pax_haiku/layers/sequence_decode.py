@@ -25,7 +25,8 @@ NestedMap = py_utils.NestedMap
 DecoderHParams = decoder_hparams.DecoderHParams
 
 # Settings that would change what is decoded and that no loop of a SequenceModel reads,
-# here as in Praxis, with the values that leave them out.
+# here as in Praxis, with the values that leave them out. Greedy decoding does not read
+# max_decode_steps either; but Pax code gives it, besides seqlen.
 _UNREAD = {
   decoder_hparams.DecoderHParams: {
     'fprop_for_prefix': False,
@@ -33,7 +34,6 @@ _UNREAD = {
     'use_extra_input_kwargs': False,
     'decode_loop_mesh_axes_transpose': None,
   },
-  decoder_hparams.GreedyDecoderHParams: {'max_decode_steps': None},
   decoder_hparams.SampleDecoderHParams: {
     'vanilla_sample_decode': False,
     'optimize_eos': False,

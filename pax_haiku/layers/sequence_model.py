@@ -95,7 +95,17 @@ class SequenceModel(base_model.BaseModel):
   def decode_with_params(
     self, input_batch: NestedMap, decoder_params: decoder_hparams.DecoderHParams
   ):
-    """Generates targets of the batch's sources: (metrics, results, {})."""
+    """Generates targets of the batch's sources.
+
+    Args:
+      input_batch: `src` and `tgt`; the first ids of `tgt`, `prefix_lengths` `[B]` of
+        them if the batch has those, are given, the others are not read.
+      decoder_params: settings; their class says how. The output is `seqlen` long;
+        `max_decode_steps` does not limit greedy decoding.
+
+    Returns:
+      (metrics, NestedMap of results, {}).
+    """
     return sequence_decode.decode_sequence_model(self, decoder_params, input_batch)
 
   def process_decode_out(self, input_obj, decode_out: NestedMap):

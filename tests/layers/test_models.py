@@ -208,14 +208,9 @@ def test_a_sequence_model_refuses_settings_that_it_would_ignore():
   task = harness.build(models.SequenceModel)
   for settings, error, message in (
     (
-      decoder_hparams.GreedyDecoderHParams(max_decode_steps=3),
-      ValueError,
-      r'does not read max_decode_steps=3 of Greedy.*; set max_decode_steps=None\.$',
-    ),
-    (
       decoder_hparams.SampleDecoderHParams(optimize_eos=True, fprop_for_prefix=True),
       ValueError,
-      'does not read fprop_for_prefix=True',
+      r'does not read fprop_for_prefix=True of Sam.*; set fprop_for_prefix=False\.$',
     ),
     (
       decoder_hparams.SampleDecoderHParams(optimize_eos=True),

@@ -112,6 +112,25 @@ def prepare_lingvo() -> None:
       vars(module).update(nothing)
 
 
+def prepare_flax() -> None:
+  """Lets Flax's `nn.apply(function, layer)` take a layer that is no Flax module.
+
+  It then is what a user writes here: `layer.apply(..., method=function)`.
+  """
+  if importlib.util.find_spec('flax') is None:
+    return
+  linen = importlib.import_module('flax.linen')
+  layer = importlib.import_module('praxis.base_layer').BaseLayer
+  of_flax = linen.apply
+
+  def apply(fn: Any, module: Any, mutable: Any = False, **kwargs: Any) -> Any:
+    if isinstance(module, layer):
+      return functools.partial(module.apply, method=fn, mutable=mutable)
+    return of_flax(fn, module, mutable, **kwargs)
+
+  linen.apply = apply
+
+
 class _Operation:
   """A compiled operation of lingvo."""
 

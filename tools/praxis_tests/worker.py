@@ -105,6 +105,7 @@ def main() -> None:
   if options.pkg == 'pax_haiku':
     import pax_haiku.drop_in  # noqa: F401
     jax.tree_map = jax.tree_util.tree_map  # newer JAX has dropped the old name
+    stand_ins.prepare_flax()
   stand_ins.prepare_lingvo()
   absltest.main = lambda *args, **kwargs: None
   try:

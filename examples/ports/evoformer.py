@@ -72,7 +72,7 @@ def original(
 
 
 def norm(dims: int) -> pax_fiddle.Config:
-  return pax_fiddle.Config(layers.LayerNorm, dim=dims, epsilon=1e-5)
+  return pax_fiddle.Config(layers.LayerNorm, dim=dims, epsilon=1e-5, direct_scale=True)
 
 
 class Transition(base_layer.BaseLayer):

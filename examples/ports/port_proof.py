@@ -17,7 +17,7 @@ from absl import app, flags
 
 from pax_haiku import base_layer, layers, pax_fiddle
 from pax_haiku.interop import mapping as mapping_lib
-from pax_haiku.interop import match_model, matching
+from pax_haiku.interop import mapping_checkpoint, match_model, matching
 
 # Largest difference of outputs and gradients, as a fraction of their largest entry:
 # float32 rounding (6e-8) times the length of the sums and the depth of the model.
@@ -61,6 +61,8 @@ class Proof:
     gradients: the same of the gradients, for parameters and floating-point inputs.
     rounding: how far the original's outputs and gradients move if the last bit of its
       parameters and inputs changes.
+    round_trip: whether variables come back bit for bit, from either side to the other
+      and back, with those of before as the base.
   """
 
   mapping: mapping_lib.Mapping
@@ -71,11 +73,12 @@ class Proof:
   outputs: float
   gradients: float
   rounding: tuple[float, float]
+  round_trip: bool
 
   @property
   def ok(self) -> bool:
     found = self.outputs, self.gradients
-    return all(
+    return self.round_trip and all(
       x <= max(TOLERANCE, MARGIN * bit)
       for x, bit in zip(found, self.rounding, strict=True)
     )
@@ -153,7 +156,25 @@ def prove(
     max(outputs),
     max(gradients),
     tuple(rounding),
+    _comes_back(mapping, given),
   )
+
+
+def _comes_back(mapping: mapping_lib.Mapping, given) -> bool:
+  convert = mapping_checkpoint.convert_entries
+  there = convert(mapping, given)
+  back = convert(mapping, there, back=True, base=given)
+  port = match_model.randomized(there, 1)
+  again = convert(mapping, convert(mapping, port, back=True), base=port)
+  return all(
+    a.keys() == b.keys() and all(_bits(a[n]) == _bits(b[n]) for n in a)
+    for a, b in ((given, back), (port, again))
+  )
+
+
+def _bits(x) -> tuple:
+  x = np.asarray(x)
+  return x.dtype, x.shape, x.tobytes()
 
 
 def _port_init(config: pax_fiddle.Config):

@@ -52,10 +52,19 @@ finds which parameters are the same (`interop.match`), converts random ones, and
 compares outputs and gradients. `python examples/ports/table.py` made these tables.
 """
 TITLES = {True: 'Models of reduced size', False: 'Models at full size'}
-HEADER = """
-| port | entries | numbers | matched | proved | outputs | gradients | last bit | lines |
-| --- | --- | --- | --- | --- | --- | --- | --- | --- |
-"""
+COLUMNS = (
+  'port',
+  'entries',
+  'numbers',
+  'matched',
+  'proved',
+  'outputs',
+  'gradients',
+  'last bit',
+  'round trip',
+  'lines',
+)
+HEADER = f'\n| {" | ".join(COLUMNS)} |\n|{" --- |" * len(COLUMNS)}\n'
 FOOTER = """
 * entries: of the port's variables, moving averages included; numbers: in them.
 * matched: found by `interop.match`; proved: perturbing the original's entry and its
@@ -64,6 +73,8 @@ FOOTER = """
   in training and evaluation where these differ.
 * last bit: how far the original's own outputs and gradients move if the last bit of
   all its parameters and inputs changes. No port can be nearer than about that.
+* round trip: whether variables come back bit for bit, from either side to the other and
+  back, with those of before as the base (`convert(..., base=...)`).
 * lines: of code, without comments and docstrings, of the original and of the port.
 """
 
@@ -107,6 +118,7 @@ def row(name: str, small: bool) -> str:
     f'{proof.outputs:.1e}',
     f'{proof.gradients:.1e}',
     ' / '.join(f'{x:.0e}' for x in proof.rounding),
+    'exact' if proof.round_trip else 'differs',
     f'{original} / {ported}',
   ]
   return '| ' + ' | '.join(map(str, cells)) + ' |\n'

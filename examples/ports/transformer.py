@@ -61,7 +61,7 @@ class Transformer(base_layer.BaseLayer):
   length: int = 0
 
   def setup(self):
-    norm = pax_fiddle.Config(layers.LayerNorm, epsilon=1e-5)
+    norm = pax_fiddle.Config(layers.LayerNorm, epsilon=1e-5, direct_scale=True)
     self.create_child(
       'embedding',
       pax_fiddle.Config(layers.Embedding, num_classes=self.vocab, input_dims=self.dims),

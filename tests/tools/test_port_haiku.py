@@ -152,6 +152,11 @@ def test_scaffolds_run_and_match(folder, capsys, name, inputs, made):
   assert run('verify', folder, name, inputs, report=str(folder / f'{name}.json')) == 0
   report = json.loads((folder / f'{name}.json').read_text())
   assert report['ok'] and report['rows']
+  if name == 'loop':
+    capsys.readouterr()
+    assert run('verify', folder, name, inputs, iterations=True) == 0
+    words = capsys.readouterr().out.split()
+    assert {f'__layer_stack_no_per_layer/linear[{i}]' for i in range(2)} < set(words)
 
 
 def test_scaffolds_of_evaluation(folder):

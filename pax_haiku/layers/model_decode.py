@@ -11,6 +11,7 @@ from pax_haiku import (
   decoder_hparams,
   decoder_utils,
   flat_beam_search,
+  pax_fiddle,
   py_utils,
   pytypes,
   sample_decode,
@@ -268,6 +269,8 @@ class _Decoding:
   def sample(self, batch: NestedMap, result_callback, raw_state: bool) -> NestedMap:
     params = self.params
     constraint = params.sample_constraint
+    if isinstance(constraint, pax_fiddle.Config):  # built, as Praxis wants it, or not
+      constraint = base_layer.instantiate(constraint)
     return sample_decode.sample_decode(
       self.task.lm,
       _extend_step,
@@ -286,9 +289,7 @@ class _Decoding:
       controlled_decoding=params.controlled_decoding,
       return_entropy_score='return_entropy_score' in batch,
       optimize_eos=params.optimize_eos,
-      sample_constraint=(
-        None if constraint is None else base_layer.instantiate(constraint)
-      ),
+      sample_constraint=constraint,
       **{name: batch.get(name, getattr(params, name)) for name in _INSTEAD},
       **{name: batch.get(name) for name in _BESIDES},
       **self._common(),

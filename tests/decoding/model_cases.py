@@ -57,7 +57,18 @@ CASES = {
     num_samples=2,
   ),
   'lm_vanilla': filled(SAMPLE, k=5, p=0.9, vanilla_sample_decode=True),
-  'lm_prefix': filled(SAMPLE, {'inputs_indicator': INDICATOR}, k=5, temperature=1.5),
+  'lm_prefix': filled(
+    SAMPLE,
+    {
+      'inputs_indicator': INDICATOR,
+      'shift': np.eye(11, dtype=np.float32)[[3, 4]] * 15,
+      'enforce_sample_constraints': np.array([True, False]),
+    },
+    k=5,
+    temperature=1.5,
+    next_token_sampler_tpl='Sampler',
+    sample_constraint='Constraint',
+  ),
   'lm_guidance': filled(SAMPLE, k=5, num_samples=2, cf_guidance_scale=0.0),
   # With one example and all steps: else Praxis adds arrays of shapes that do not fit.
   'lm_flat': stepped('FlatBeamSearch', {'rows': 1}, beam_size=3, eos_id=4),
@@ -74,7 +85,7 @@ CASES = {
 
 
 def make(lib) -> dict:
-  """{name: class} of the tasks and their models."""
+  """{name: class and templates} of the tasks, and the parts that settings name."""
   NestedMap, ToyLm = lib.py_utils.NestedMap, toy.make(lib).ToyLm
 
   class Lm(ToyLm):
@@ -147,6 +158,26 @@ def make(lib) -> dict:
       super().transform_decode_state(fn)
       self.update_decode_state('context', fn(self.get_decode_state('context'), 0, -1))
 
+  class Sampler(lib.sample_decode.DefaultNextTokenSampler):
+    """Finds in the batch what it adds to logits."""
+
+    shift: object = None
+
+    @classmethod
+    def get_extra_kwargs(cls, inputs, num_samples):
+      return {'shift': jnp.repeat(inputs.shift, num_samples, axis=0)}
+
+    def __call__(self, model, logits, *args, **kwargs):
+      return super().__call__(model, logits + self.shift, *args, **kwargs)
+
+  class Constraint(lib.sample_decode.BaseSampleTerminationConstraint):
+    """Ends a row in which there is a 3 or a 4."""
+
+    def __call__(self, enforce_sample_constraints, decode_loop_state):
+      ids = decode_loop_state.output_ids
+      found = jnp.any((ids[:, len(IDS[0]) :] + 1) // 2 == 2, axis=1)
+      return decode_loop_state.done | (found & enforce_sample_constraints)
+
   class LanguageModel(lib.models.LanguageModel):
     """Its unconditional examples have other last tokens."""
 
@@ -171,6 +202,8 @@ def make(lib) -> dict:
       return data
 
   return {
+    'Sampler': lib.pax_fiddle.Config(Sampler),
+    'Constraint': lib.base_layer.instantiate(lib.pax_fiddle.Config(Constraint)),
     'LanguageModel': (LanguageModel, {'lm_tpl': lib.pax_fiddle.Config(Lm)}),
     'SequenceModel': (SequenceModel, {'model_tpl': lib.pax_fiddle.Config(Translator)}),
   }
@@ -189,7 +222,7 @@ class Runner:
 
   def __init__(self, name: str):
     self.lib = library(name)
-    self.tasks = make(self.lib)
+    self.parts = make(self.lib)
     self.variables = {}
 
   def _batch(self, kind, more):
@@ -205,11 +238,14 @@ class Runner:
     """{name: array} that a case returns, jitted, and the shapes of `caches/`."""
     kind, settings, fields, more = case
     Config, instantiate = self.lib.pax_fiddle.Config, self.lib.base_layer.instantiate
-    cls, templates = self.tasks[kind]
+    cls, templates = self.parts[kind]
     config = Config(cls, name='task', **templates)
     if 'inputs_indicator' in more:
       config.model_type = self.lib.transformer_models.LanguageModelType.PREFIX
     task, batch = instantiate(config), self._batch(kind, more)
+    for name, value in fields.items():
+      if isinstance(value, str):
+        fields = {**fields, name: self.parts[value]}
     settings = Config(getattr(self.lib.decoder_hparams, settings), **fields)
     args = (instantiate(settings), batch)
     args = args if kind == 'LanguageModel' else args[::-1]

@@ -66,3 +66,6 @@ def test_the_cases_tell_rows_apart(recorded):
   assert len(set(np.ravel(lengths['sample_extras']))) >= 3
   ids = recorded['sample_temperature_2d']['output_ids']
   assert (ids[:, 0] != ids[:, 1]).any(axis=-1).all()
+  # One row ends with the constraint, at 3; the other one may go on.
+  ids = recorded['lm_prefix']['output_ids']
+  assert ids[:, 0].tolist() == [[5, 3, 3, 0, 0, 0, 0, 0], [1, 4, 2, 4, 4, 4, 4, 0]]

@@ -81,8 +81,6 @@ def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
     target_paddings=jnp.asarray(batch.tgt.paddings),
     prefix_lengths=batch.get('prefix_lengths'),
   )
-  if samples and params.cf_guidance_scale is not None:
-    data = task._prepare_guidance_decode_data(data)
 
   def fprop_fn(task, ids=None, paddings=None) -> None:
     del ids, paddings
@@ -100,6 +98,8 @@ def decode_sequence_model(task: Any, params: DecoderHParams, batch: NestedMap):
     return native_decode.decode(
       task, lambda: fprop_fn(task), decode_sequence_model, params, batch
     )
+  if samples and params.cf_guidance_scale is not None:
+    data = task._prepare_guidance_decode_data(data)
   if searches:
     result = beam_search.beam_search(
       task,

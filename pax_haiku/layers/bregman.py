@@ -1,6 +1,5 @@
 """BregmanPCA: principal components, found online, of what an activation gives."""
 
-import enum
 from collections.abc import Callable, Sequence
 
 import jax
@@ -8,24 +7,12 @@ import jax.numpy as jnp
 
 from pax_haiku import base_layer, pytypes
 from pax_haiku.layers import bregman_losses, ngram_heads
+from pax_haiku.layers.bregman_losses import ActivationType, unit_rms
 from pax_haiku.layers.describe import describe
 
 JTensor = pytypes.JTensor
 WeightHParams = base_layer.WeightHParams
 WeightInit = base_layer.WeightInit
-
-
-class ActivationType(str, enum.Enum):  # noqa: UP042, as in Pax: str() differs
-  """What is applied to combinations of components."""
-
-  IDENTITY = 'IDENTITY'
-  LEAKY_RELU = 'LEAKY_RELU'
-  SOFTMAX = 'SOFTMAX'
-
-
-def _unit_rms(x: JTensor) -> JTensor:
-  """Scaled to a root mean square of 1."""
-  return x / jnp.maximum(jnp.linalg.norm(x), 1e-6) * jnp.sqrt(float(x.size))
 
 
 class BregmanPCA(base_layer.BaseLayer):
@@ -95,7 +82,7 @@ class BregmanPCA(base_layer.BaseLayer):
     ngram_heads.check_positive(self, AssertionError, 'num_components')
     if not self._dims() or min(self._dims()) <= 0:
       raise AssertionError(
-        f'{where}: input_dims must be positive, found {self.input_dims}.'
+        f'{where}: input_dims must be positive, found {self._dims()}.'
       )
     if self.end_step <= self.start_step:
       raise AssertionError(
@@ -112,23 +99,10 @@ class BregmanPCA(base_layer.BaseLayer):
         f'{where}: LEAKY_RELU must have an inverse: set negative_slope to other than 0.'
       )
 
-  # -- The activation, its inverse and its divergence -------------------------------
+  def _activation(self) -> tuple[ActivationType, float]:
+    return ActivationType(self.activation_type), self.negative_slope
 
-  def _activate(self, x: JTensor) -> JTensor:
-    if self.activation_type == ActivationType.LEAKY_RELU:
-      return jax.nn.leaky_relu(x, self.negative_slope)
-    if self.activation_type == ActivationType.SOFTMAX:
-      return jax.nn.softmax(x, axis=-1)
-    return x
-
-  def _inverse(self, y: JTensor) -> JTensor:
-    """What gives `y`; for the softmax that of mean 0."""
-    if self.activation_type == ActivationType.LEAKY_RELU:
-      return jax.nn.leaky_relu(y, 1.0 / self.negative_slope)
-    if self.activation_type == ActivationType.SOFTMAX:
-      logits = jnp.log(jnp.maximum(y, bregman_losses.SMALLEST))
-      return logits - jnp.mean(logits, axis=-1, keepdims=True)
-    return y
+  # -- The loss ---------------------------------------------------------------------
 
   def bregman_loss_fn(
     self, coefficients: JTensor, components: JTensor, mean: JTensor, labels: JTensor
@@ -143,15 +117,9 @@ class BregmanPCA(base_layer.BaseLayer):
       mean: `[1, *dims]`.
       labels: `[B, *dims]`.
     """
-    r = jnp.tensordot(coefficients, components, axes=1) + mean
-    softmax = self.activation_type == ActivationType.SOFTMAX
-    rows = (-1, r.shape[-1]) if softmax else (r.shape[0], -1)
-    r, labels = r.reshape(rows), jax.lax.stop_gradient(labels).reshape(rows)
-    if softmax:
-      return bregman_losses.softmax(r, labels)
-    if self.activation_type == ActivationType.LEAKY_RELU:
-      return bregman_losses.leaky_relu(r, labels, self.negative_slope)
-    return bregman_losses.squared(r, labels)
+    return bregman_losses.loss(
+      coefficients, components, mean, labels, *self._activation()
+    )
 
   @property
   def coefficients_grad_fn(self) -> Callable[..., JTensor]:
@@ -177,23 +145,6 @@ class BregmanPCA(base_layer.BaseLayer):
     done = (step - self.start_step) / (self.end_step - self.start_step)
     return jnp.maximum(1.0 - done, 0.0) * apply, apply
 
-  def _coefficients(
-    self, inputs: JTensor, components: JTensor, mean: JTensor
-  ) -> JTensor:
-    """The coefficients `[B, K]` that fit the inputs best, by some steps of descent."""
-    beta, steps = self.coefficients_beta, self.coefficients_steps
-
-    def descend(i, carry):
-      coefficients, momentum = carry
-      grad = self.coefficients_grad_fn(coefficients, components, mean, inputs)
-      momentum = beta * momentum + (1 - beta) * _unit_rms(grad)
-      rate = (1.0 - i / steps) * self.coefficients_lr
-      return coefficients - rate * momentum, momentum
-
-    zeros = jnp.zeros([inputs.shape[0], self.num_components], inputs.dtype)
-    coefficients, _ = jax.lax.fori_loop(0, steps, descend, (zeros, zeros))
-    return jax.lax.stop_gradient(coefficients)
-
   def __call__(
     self, inputs: JTensor, mask: JTensor | None = None
   ) -> tuple[JTensor, JTensor]:
@@ -215,8 +166,8 @@ class BregmanPCA(base_layer.BaseLayer):
     inputs = self._cast_to_fprop_dtype(inputs)
     if list(inputs.shape[1:]) != self._dims():
       raise ValueError(
-        f'{describe(self)}: expected inputs of dims [batch, *{self._dims()}], found '
-        f'shape {inputs.shape}.'
+        f'{describe(self)}: expected inputs [batch, {", ".join(map(str, self._dims()))}'
+        f'], found shape {inputs.shape}.'
       )
     mean, components = self.get_var('mean'), self.get_var('components')
     if not self.do_eval:
@@ -224,13 +175,22 @@ class BregmanPCA(base_layer.BaseLayer):
       rate, apply = self.base_learning_rate(step)
       self.update_var('step', step + 1)
       beta = 1.0 - apply * (1.0 - self.mean_beta)
-      target = self._inverse(jnp.mean(inputs, axis=0, keepdims=True))
+      target = jnp.mean(inputs, axis=0, keepdims=True)
+      target = bregman_losses.invert(target, *self._activation())
       mean = beta * mean + (1.0 - beta) * target
       self.update_var('mean', mean)
-    coefficients = self._coefficients(inputs, components, mean)
+    coefficients = bregman_losses.best_coefficients(
+      inputs,
+      components,
+      mean,
+      *self._activation(),
+      lr=self.coefficients_lr,
+      beta=self.coefficients_beta,
+      steps=self.coefficients_steps,
+    )
     if not self.do_eval:
       shown = coefficients if mask is None else coefficients * mask
-      grad = _unit_rms(self.components_grad_fn(shown, components, mean, inputs))
+      grad = unit_rms(self.components_grad_fn(shown, components, mean, inputs))
       beta, momentum = self.components_beta, self.get_var('components_momentum')
       momentum = beta * momentum + (1 - beta) * grad * apply
       components -= rate * self.components_lr * momentum
@@ -242,4 +202,8 @@ class BregmanPCA(base_layer.BaseLayer):
   def reconstruct(self, coefficients: JTensor) -> JTensor:
     """What the coefficients `[B, K]` stand for, `[B, *dims]`."""
     mean, components = self.get_var('mean'), self.get_var('components')
-    return self._activate(jnp.tensordot(coefficients, components, axes=1) + mean)
+    x = jnp.tensordot(coefficients, components, axes=1) + mean
+    return bregman_losses.activate(x, *self._activation())
+
+
+__all__ = ['ActivationType', 'BregmanPCA']

@@ -210,5 +210,5 @@ class NgrammerStub(base_layer.BaseLayer):
     attention_score: JTensor | None = None,
   ) -> JTensor:
     """Normalizes one of `[B, L, N H]` or `[B, L, N, H]`: `[B, N H]` or `[B, N, H]`."""
-    x = input_embs[:, step][:, jnp.newaxis]
+    x = jnp.asarray(input_embs)[:, step][:, jnp.newaxis]
     return self(None, x, merge_heads=merge_heads)[:, 0]

@@ -297,15 +297,18 @@ class DotProductAttention(AttentionFields):
   def _ngrammed(
     self, encoded: JTensor, segment_pos: JTensor | None, probs: JTensor | None
   ) -> JTensor:
-    if not self.ngrammer.ngram_using_attention_scores:
-      probs = None
     return self.ngrammer(
       input_ids=None,
       input_embs=encoded,
       segment_pos=segment_pos,
       merge_heads=False,
-      attention_scores=probs,
+      attention_scores=self._scores_for_ngrammer(probs),
     )
+
+  def _scores_for_ngrammer(self, probs: JTensor | None) -> JTensor | None:
+    """The probabilities, if the n-grammer pairs tokens by them."""
+    wanted = getattr(self.ngrammer, 'ngram_using_attention_scores', False)
+    return probs if wanted else None
 
   # -- One step ---------------------------------------------------------------
 
@@ -445,6 +448,6 @@ class DotProductAttention(AttentionFields):
         extend('encoded_pre_ngrammer', encoded),
         step=time_step,
         merge_heads=False,
-        attention_score=probs if self.ngrammer.ngram_using_attention_scores else None,
+        attention_score=self._scores_for_ngrammer(probs),
       )
     return self._shard_bd(self.post.extend_step(encoded, time_step=time_step))

@@ -146,17 +146,19 @@ class DotProductAttentionWithLPB(DotProductAttention):
       The shape of `query_vec`.
 
     Raises:
-      NotImplementedError: several tokens with `dconv_qkv` or `relative_bias_tpl`, or
-        `ngrammer_tpl` after a broadcast.
+      NotImplementedError: several tokens with `dconv_qkv`, `relative_bias_tpl` or
+        `ngrammer_tpl`, or `ngrammer_tpl` after a broadcast.
       ValueError: shapes do not fit.
     """
     where = describe(self)
     lazy_prefix.check_queries(self, query_vec)
     single = query_vec.ndim == 2
-    if not single and (self.dconv_qkv or self.relative_bias_tpl is not None):
+    of_one = ('dconv_qkv', 'relative_bias_tpl', 'ngrammer_tpl')
+    if not single and any(getattr(self, name) for name in of_one):
       raise NotImplementedError(
-        f'{where}: extend_step takes one token at a time with dconv_qkv or '
-        f'relative_bias_tpl, found query_vec of shape {query_vec.shape}.'
+        f'{where}: extend_step takes one token at a time with dconv_qkv, '
+        'relative_bias_tpl or ngrammer_tpl, found query_vec of shape '
+        f'{query_vec.shape}.'
       )
     if self.ngrammer_tpl is not None and lazy_prefix.prefix_count(self):
       raise NotImplementedError(
@@ -213,7 +215,7 @@ class DotProductAttentionWithLPB(DotProductAttention):
         extend('encoded_pre_ngrammer', encoded),
         step=time_step,
         merge_heads=False,
-        attention_score=probs if self.ngrammer.ngram_using_attention_scores else None,
+        attention_score=self._scores_for_ngrammer(probs),
       )
     out = self.post(encoded)
     return self._shard_bd(out) if single else self._shard_bld(out)

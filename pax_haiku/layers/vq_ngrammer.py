@@ -291,6 +291,7 @@ class VQNgrammer(base_layer.BaseLayer):
     Raises:
       ValueError: there are no attention scores, or they aren't causal.
     """
+    input_embs = jnp.asarray(input_embs)
     clusters = self._clusters(input_embs)  # [B, L, N]
     pair = jnp.maximum(step - 1, 0)
     if self.ngram_using_attention_scores:

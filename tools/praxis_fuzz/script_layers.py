@@ -207,11 +207,14 @@ def define(pkg: str) -> dict[str, type]:
 
     body_tpl: LayerTpl = template_field(None)
     embedding_tpl: LayerTpl = template_field(None)
+    ngrammer_tpl: LayerTpl = template_field(None)
     softmax_tpl: LayerTpl = template_field(None)
 
     def setup(self) -> None:
       if self.embedding_tpl is not None:
         self.create_child('embedding', self.embedding_tpl)
+      if self.ngrammer_tpl is not None:
+        self.create_child('ngrammer', self.ngrammer_tpl)
       self.create_child('softmax', self.softmax_tpl)
       self.create_child('body', self.body_tpl)
 
@@ -220,6 +223,8 @@ def define(pkg: str) -> dict[str, type]:
       ids = ids.astype(jnp.int32)
       own = self.embedding_tpl is not None
       x = self.embedding(ids) if own else self.softmax.emb_lookup(ids)
+      if self.ngrammer_tpl is not None:
+        x = self.ngrammer(ids, x)
       out = self.softmax(self.body(x), jnp.ones((*ids.shape, 1), x.dtype),
                          class_ids=ids[..., None])
       # argmax of logits that are equal up to rounding is nobody's promise

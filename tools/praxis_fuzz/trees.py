@@ -186,7 +186,7 @@ def layer(draw: Any, dims: int, out: int, depth: int, root: bool = False) -> Tre
 
 
 def tokens(draw: Any, dims: int, depth: int) -> Tree:
-  """A little language model: tied or own embedding, body, softmax."""
+  """A little language model: tied or own embedding, bigrams, body, softmax."""
   fields = dict(
       input_dims=dims, num_classes=5, soft_cap_logits=optional(draw, 3.0),
       z_loss_weight=optional(draw, 0.01), label_smoothing_prob=optional(draw, 0.1),
@@ -202,7 +202,13 @@ def tokens(draw: Any, dims: int, depth: int) -> Tree:
                   scale_sqrt_depth=optional(draw, True))
     del fields['scale_before_logits']
   name = 'FullSoftmax' if own else 'SharedEmbeddingSoftmax'
-  made = node('fuzz.Tokens', embedding_tpl=embedding,
+  bigrams = 'unset'
+  if dims > 2:  # normalized, two features are 1 and -1, with gradients of noise
+    bigrams = optional(draw, node(
+        'ngrammer.Ngrammer', ngram_vocab_size=11, unigram_vocab_size=5,
+        ngram_emb_dim=dims, num_heads=1, dim_per_head=dims,
+        concat_ngrams=optional(draw, False)))
+  made = node('fuzz.Tokens', embedding_tpl=embedding, ngrammer_tpl=bigrams,
               softmax_tpl=node(f'embedding_softmax.{name}', **fields),
               body_tpl=layer(draw, dims, dims, depth - 1))
   made['fields'].update(base_fields(draw))

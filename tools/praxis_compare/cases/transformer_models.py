@@ -24,16 +24,16 @@ REPEATED = cfg('transformers.StackedTransformerRepeated', block=STACK, x_times=2
 lm = family('transformer_models.TransformerLm', IDS, PAD, kwargs=GIVEN, model_dims=4,
             vocab_size=7, stacked_transformer_tpl=STACK, dtypes=FLOAT32)
 STEPS = ids(3, 2, below=7, name='steps')
-# One head: normalized over two features only, everything is 1 or -1.
-ONE_HEAD = cfg('transformers.StackedTransformer', num_layers=1, hidden_dims=5,
-               num_heads=1)
 BIGRAMS = cfg('ngrammer.Ngrammer', ngram_vocab_size=11, unigram_vocab_size=7,
               ngram_emb_dim=3, num_heads=1, dim_per_head=4)
 CLUSTERS = {'ngram_vocab_size': 11, 'ngram_emb_dim': 3, 'num_clusters': 3,
             'concat_ngrams': True, 'num_heads': 1, 'dim_per_head': 4}
 VQ_BIGRAMS = cfg('ngrammer.VQNgrammer', unigram_vocab_size=7, **CLUSTERS)
-SCORE_BIGRAMS = cfg('ngrammer.VQNgrammer', ngram_using_attention_scores=True,
-                    **CLUSTERS)
+# Of the heads of attention. Normalized over two features, everything is 1 or -1.
+POST = {**CLUSTERS, 'ngram_emb_dim': 2, 'concat_ngrams': False, 'num_heads': 2,
+        'dim_per_head': 2}
+POST_BIGRAMS = cfg('ngrammer.VQNgrammer', **POST)
+SCORE_BIGRAMS = cfg('ngrammer.VQNgrammer', ngram_using_attention_scores=True, **POST)
 
 
 def prefill(layer, steps, *args, **kwargs):
@@ -95,17 +95,13 @@ LANGUAGE_MODELS = [
     lm('decode', STEPS, IDS, PAD, **DECODE),
     lm('decode-packed', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE),
     lm('decode-later', STEPS, IDS, PAD, kwargs={'start_time_step': 3}, **DECODE),
-    lm('bigrams', kwargs={**GIVEN, **SEGMENTS}, packed_input=True, modes=('train',),
-       stacked_transformer_tpl=ONE_HEAD, ngrammer_tpl=BIGRAMS,
-       post_attention_ngrammer_tpls=[VQ_BIGRAMS]),
-    lm('full-updates', modes=('train',), grads=False, stacked_transformer_tpl=ONE_HEAD,
-       ngrammer_tpl=cfg('ngrammer.VQNgrammer', unigram_vocab_size=7,
-                        full_update_cache_frequency=1, **CLUSTERS)),
+    lm('clusters', modes=('train',), grads=False, ngrammer_tpl=cfg(
+        'ngrammer.VQNgrammer', unigram_vocab_size=7, full_update_cache_frequency=1,
+        **CLUSTERS)),
     lm('decode-bigrams', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE,
-       stacked_transformer_tpl=ONE_HEAD, ngrammer_tpl=BIGRAMS,
-       post_attention_ngrammer_tpls=[SCORE_BIGRAMS]),
-    lm('decode-clusters', STEPS, IDS, PAD, **DECODE, stacked_transformer_tpl=ONE_HEAD,
-       ngrammer_tpl=VQ_BIGRAMS, post_attention_ngrammer_tpls=[VQ_BIGRAMS],
+       ngrammer_tpl=BIGRAMS, post_attention_ngrammer_tpls=[SCORE_BIGRAMS]),
+    lm('decode-clusters', STEPS, IDS, PAD, **DECODE, ngrammer_tpl=VQ_BIGRAMS,
+       post_attention_ngrammer_tpls=[POST_BIGRAMS],
        separate_embedding_tpl=cfg('embedding_softmax.Embedding')),
     lm('bigrams-for-no-layer', post_attention_ngrammer_tpls=[VQ_BIGRAMS] * 2,
        raises='ValueError'),
@@ -158,9 +154,9 @@ ENCODER_DECODERS = [
     seq2seq('decode', STEPS, SOURCE, SOURCE_PAD, IDS, PAD,
             **{**DECODE, 'method': decode_targets}),
     seq2seq('decode-bigrams', STEPS, SOURCE, SOURCE_PAD, IDS, PAD,
-            **{**DECODE, 'method': decode_targets}, encoder_ngrammer_tpl=VQ_BIGRAMS,
+            **{**DECODE, 'method': decode_targets}, encoder_ngrammer_tpl=BIGRAMS,
             decoder_ngrammer_tpl=BIGRAMS,
-            decoder_post_attention_ngrammer_tpls=[VQ_BIGRAMS]),
+            decoder_post_attention_ngrammer_tpls=[POST_BIGRAMS]),
     seq2seq('no-encoder', encoder_stacked_transformer_tpl=None, raises='ValueError'),
     seq2seq('no-stack', raises='ValueError',
             decoder_stacked_transformer_tpl=cfg('transformers.Transformer')),

@@ -262,7 +262,8 @@ def _pairs(mapping, entries, source, target) -> list[tuple[int, int]]:
     points = [x for x in points if not x[1].root or x[3] not in inner]
     numbers.append([x[0] for x in points])
     sides.append([x[1:] for x in points])
-  return [(numbers[0][i], numbers[1][j]) for i, j in align(*sides)]
+  by_kind = target.pieces is not None
+  return [(numbers[0][i], numbers[1][j]) for i, j in align(*sides, by_kind)]
 
 
 def _forward(pairs, source, target) -> list[Row]:

@@ -108,6 +108,7 @@ _ALIKE = 1e-2  # points without variables, or of helper methods, must agree to b
 def align(
   targets: Sequence[tuple[Point, np.ndarray, frozenset]],
   sources: Sequence[tuple[Point, np.ndarray, frozenset]],
+  by_kind: bool = False,
 ) -> list[tuple[int, int]]:
   """Pairs of points that depend on the same mapped variables.
 
@@ -117,6 +118,8 @@ def align(
   Args:
     targets: (point, value, the rules it depends on), in order of execution.
     sources: likewise.
+    by_kind: where layers or iterations differ, pair their modules as in those that
+      agree.
 
   Returns:
     (index of the target, index of the source), in the target's order.
@@ -145,8 +148,7 @@ def align(
         if sure or table[i, j] < _ALIKE:
           yield ours[i], theirs[j], table, (i, j)
 
-  if any(point.iterations for point, _, _ in (*targets, *sources)):
-    # Where iterations differ, their modules go together as in those that agree.
+  if by_kind:
     names = [[_kind(point) for point, _, _ in side] for side in (targets, sources)]
     alike = {
       (names[0][i], names[1][j]) for i, j, table, at in paired() if table[at] < _ALIKE
@@ -160,7 +162,7 @@ def align(
 
 def _kind(point: Point) -> str:
   """The label without numbers, which a layer and its like in a stack or list share."""
-  return re.sub(r'\d+', '', point.label)
+  return re.sub(r'_?\d+', '', point.label)
 
 
 def _by_iteration(ours: list[int], theirs: list[int], targets, sources, level=0):

@@ -29,10 +29,15 @@ def stack(x):
 
 
 def unstacked(x):
-  for i in range(DEPTH):
-    h = hk.LayerNorm(-1, True, True, name=f'norm_{i}')(x)
-    x = x + jax.nn.gelu(hk.Linear(4, name=f'linear_{i}')(h))
+  for _ in range(DEPTH):
+    x = x + jax.nn.gelu(hk.Linear(4)(hk.LayerNorm(-1, True, True)(x)))
   return x
+
+
+def single(name, i):
+  """The i-th module or variable of a name in `unstacked`."""
+  module, slash, variable = name.partition('/')
+  return (f'{module}_{i}' if i else module) + slash + variable
 
 
 class Block(base_layer.BaseLayer):
@@ -63,22 +68,22 @@ class Listed(base_layer.BaseLayer):
 
 REPEAT = Config(layers.Repeat, name='net', sub_tpl=Config(Block), x_times=DEPTH)
 LISTED = Config(Listed, name='net')
-# For each variable of a block, its name in a port and in the two originals.
+# For each variable of a block, its name in a port and in the originals.
 NAMES = [
-  ('norm/scale', 'layer_norm/scale', 'norm_{}/scale', -1),
-  ('norm/bias', 'layer_norm/offset', 'norm_{}/offset', 0),
-  ('ffn/linear/w', 'linear/w', 'linear_{}/w', 0),
-  ('ffn/bias/b', 'linear/b', 'linear_{}/b', 0),
+  ('norm/scale', 'layer_norm/scale', -1),
+  ('norm/bias', 'layer_norm/offset', 0),
+  ('ffn/linear/w', 'linear/w', 0),
+  ('ffn/bias/b', 'linear/b', 0),
 ]
 
 
 def mapping(original, port):
   """Between a stack or list of blocks and another one."""
   lines = []
-  for ours, stacked, single, shift in NAMES:
-    parts = [f'params:{single.format(i)}' for i in range(DEPTH)]
+  for ours, theirs, shift in NAMES:
+    parts = [f'params:{single(theirs, i)}' for i in range(DEPTH)]
     if original is stack:
-      whole = f'params:blocks/{stacked}'
+      whole = f'params:blocks/{theirs}'
       parts = [f'index({whole}, {i}, {DEPTH})' for i in range(DEPTH)]
     else:
       whole = f'stack({", ".join(parts)})'
@@ -103,23 +108,14 @@ def test_finds_the_iteration_of_a_transposed_kernel(original, port):
     return loop(original, port, rules, X, gradients=False, target_variables=given)
 
   whole = run()
-  ours, theirs = (
-    [f'{name}[{i}]' if stacked else single.format(i) for i in range(DEPTH)]
-    for name, single, stacked in (
-      ('sub', 'block_{}', port is REPEAT),
-      ('blocks', '{}', original is stack),
-    )
-  )
   pairs = [(r.target, r.source) for r in whole.rows if r.part == 'forward']
-  names = ['layer_norm', 'linear'] if original is stack else ['norm_{}', 'linear_{}']
   assert whole.ok and pairs == [
-    pair
-    for i in range(DEPTH)
-    for pair in zip(
-      (f'{ours[i]}/norm', f'{ours[i]}/ffn/bias'),
-      (f'{theirs[i]}/{n}' if original is stack else n.format(i) for n in names),
-      strict=True,
+    (
+      (f'sub[{i}]/' if port is REPEAT else f'block_{i}/') + ours,
+      f'blocks[{i}]/{theirs}' if original is stack else single(theirs, i),
     )
+    for i in range(DEPTH)
+    for ours, theirs in (('norm', 'layer_norm'), ('ffn/bias', 'linear'))
   ]
   name = 'params:sub/ffn/linear/w' if port is REPEAT else 'params:block_1/ffn/linear/w'
   kernel = made[name] = made[name].copy()

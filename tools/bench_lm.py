@@ -66,6 +66,7 @@ flags.DEFINE_integer(
 )
 flags.DEFINE_bool('bfloat16', None, 'Compute in bfloat16; weights stay float32.')
 flags.DEFINE_bool('repeat', None, 'Scan over the blocks instead of unrolling them.')
+flags.DEFINE_bool('shared_trace', None, 'Trace equal blocks once, not each.')
 flags.DEFINE_string('remat', None, 'What of a block to keep for gradients: a policy.')
 flags.DEFINE_bool('plain', False, 'Time a hand-written model of plain JAX as well.')
 flags.DEFINE_integer('steps', 10, 'Training steps of a round.', lower_bound=1)
@@ -226,7 +227,10 @@ def _after(params, output):
 
 
 def main() -> None:
-  names = ('batch_size', 'num_layers', 'length', 'loss_chunk', 'bfloat16', 'repeat')
+  names = (
+    'batch_size', 'num_layers', 'length', 'loss_chunk', 'bfloat16', 'repeat',
+    'shared_trace',
+  )
   changes = {name: FLAGS[name].value for name in names}
   if FLAGS.mode == 'decode' and changes['batch_size'] is None:
     changes['batch_size'] = 32
@@ -251,6 +255,7 @@ def main() -> None:
     'num_layers': shape.num_layers,
     'bfloat16': shape.bfloat16,
     'repeat': shape.repeat,
+    'shared_trace': shape.shared_trace,
     'remat': FLAGS.remat,
     **result,
   }

@@ -167,9 +167,15 @@ class Lifted:
       params, state = transformed.init(streams.haiku, *args)
     return box[0], params, state
 
-  def apply(self, params: Flat, state: Flat, streams: Streams, body, *args):
-    """Runs `body(child, *args)` with the given variables: (output, changed state)."""
+  def apply(
+    self, params: Flat, state: Flat, streams: Streams, body, *args, draws=None
+  ):
+    """Runs `body(child, *args)` with the given variables: (output, changed state).
+
+    With `draws`, layers draw their keys from that function, see `Run.given_draws`.
+    """
     run = self._inner_run(streams, initializing=False)
+    run.given_draws = draws
     with self._active(run):
       out, new_state = self._transformed(run, body).apply(
         params, state, streams.haiku, *args
@@ -186,6 +192,10 @@ class Lifted:
       for m, b in flat.items()
       if m == inside or m.startswith(inside + '/')
     }
+
+  def outer_name(self, module: str) -> str:
+    """The name of an inner module in the outer transform."""
+    return self._outer_prefix + module
 
   def read(self) -> tuple[Flat, Flat]:
     """The child's parameters and state, as the outer transform holds them now."""

@@ -62,6 +62,7 @@ class Run:
       WeightHParams} in it.
     shared: {(context id, shared_weight_layer_id): (layer, its config, context)}.
     adopted: {id(unbound layer): (unbound layer, bound layer)}.
+    given_draws: when not None, `(stream, path) -> key` in place of all other sources.
   """
 
   __slots__ = (
@@ -75,6 +76,7 @@ class Run:
     'metadata',
     'shared',
     'adopted',
+    'given_draws',
     'present',
     'opened',
     'stale',
@@ -107,6 +109,7 @@ class Run:
     self.metadata = metadata
     self.shared = {}
     self.adopted = {}
+    self.given_draws = None
     self.present = set()  # (module, entry) of the state that this run began with
     self.opened = set()  # (module, bucket) that layers of this run wrote
     self.stale = {}  # module -> its buckets that an earlier apply left

@@ -416,6 +416,8 @@ class VariablesMixin:
     """
     self._pax_require_bound('next_prng_key')
     run = self._pax_run
+    if run.given_draws is not None:
+      return run.given_draws(name, self.path)
     if not run.native:
       return run.draw(name, self.path)
     key = hk.maybe_next_rng_key()

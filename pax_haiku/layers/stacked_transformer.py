@@ -1,6 +1,7 @@
 """A stack of transformer blocks."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 import haiku as hk
 import jax.numpy as jnp
@@ -24,6 +25,22 @@ JTensor = pytypes.JTensor
 LayerTpl = pax_fiddle.Config[base_layer.BaseLayer]
 AutodiffCheckpointType = checkpoint_policy.AutodiffCheckpointType
 DecodeStateTransformFn = base_layer.DecodeStateTransformFn
+
+
+def _call_block(block, *args):
+  """A block's output; not its attention probabilities."""
+  return block(*args[:-1], segment_pos=args[-1])[0]
+
+
+def _extend_block(block, x, time_step, segment_pos, mask, cross_mask):
+  """A block's output for one more step."""
+  return block.extend_step(
+    x,
+    time_step=time_step,
+    segment_pos=segment_pos,
+    attention_mask=mask,
+    cross_attention_mask=cross_mask,
+  )
 
 
 class StackedTransformer(base_layer.BaseLayer):
@@ -290,17 +307,26 @@ class StackedTransformer(base_layer.BaseLayer):
     x = inputs
     if self.input_dropout_prob > 0.0:
       x = self.input_dropout(x)
+    checkpoint = None
+    if self.remat:
+      policy = checkpoint_policy.custom_policy(self.checkpoint_policy)
+      checkpoint = {'policy': policy}
+    call = self._caller(_call_block, checkpoint)
     for block in self.x_layers:
-
-      def run(*args, block=block):
-        return block(*args[:-1], segment_pos=args[-1])[0]
-
-      if self.remat:
-        policy = checkpoint_policy.custom_policy(self.checkpoint_policy)
-        run = hk.remat(run, policy=policy)
-      x = run(x, paddings, mask, cross_inputs, cross_mask, segment_pos)
+      x = call(block, x, paddings, mask, cross_inputs, cross_mask, segment_pos)
       x = checkpoint_name(x, 'transformer_layer_out')
     return x
+
+  def _caller(
+    self, body: Callable[..., JTensor], checkpoint: dict | None = None
+  ) -> Callable[..., JTensor]:
+    """Returns `(block, *args) -> body(block, *args)`, maybe rematerialised."""
+
+    def call(block, *args):
+      run = functools.partial(body, block)
+      return (hk.remat(run, **checkpoint) if checkpoint else run)(*args)
+
+    return call
 
   # -- Decoding ---------------------------------------------------------------------
 
@@ -345,15 +371,11 @@ class StackedTransformer(base_layer.BaseLayer):
     step_mask, cross_mask = transformer_masks.compute_attention_masks_for_extend_step(
       time_step, length, segment_mask, cross_paddings, cross_segment_mask
     )
+    mask = step_mask if atten_mask is None else atten_mask
     x = inputs
+    call = self._caller(_extend_block)
     for block in self.x_layers:
-      x = block.extend_step(
-        x,
-        time_step=time_step,
-        segment_pos=segment_pos,
-        attention_mask=step_mask if atten_mask is None else atten_mask,
-        cross_attention_mask=cross_mask,
-      )
+      x = call(block, x, time_step, segment_pos, mask, cross_mask)
     return x
 
   def init_states(self, *args, **kwargs) -> None:

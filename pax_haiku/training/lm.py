@@ -15,6 +15,7 @@ from pax_haiku.layers import (
   lean_softmax,
   models,
   repeated_transformer,
+  shared_trace,
 )
 from pax_haiku.training.cli import UserError
 from pax_haiku.training.lm_shapes import LmShape
@@ -50,6 +51,8 @@ def language_model(
     )
   lm.softmax_tpl.scale_sqrt_depth = True
   lm.softmax_tpl.params_init = WeightInit.Gaussian(shape.model_dims**-0.5)
+  if shape.shared_trace:
+    lm.stacked_transformer_tpl = pax_fiddle.Config(shared_trace.SharedTraceStack)
   stack = lm.stacked_transformer_tpl
   stack.num_layers = shape.num_layers
   stack.num_heads = shape.num_heads

@@ -24,6 +24,8 @@ class LmShape:
     repeat: Scan over the blocks: a small program, its weights stacked.
     rotary: Rotate queries and keys by their positions (Su et al. 2021, "RoFormer")
       instead of adding sinusoids to the embeddings.
+    shared_trace: Trace blocks that are alike once, by `layers.shared_trace`: the same
+      program, but sooner.
     loss_chunk: Compute the loss over so many tokens of the batch at a time, by
       `layers.lean_softmax`; None: over all, which holds logits [B, T, V].
   """
@@ -42,6 +44,7 @@ class LmShape:
   repeat: bool = False
   rotary: bool = False
   loss_chunk: int | None = 4096
+  shared_trace: bool = True
 
   def num_weights(self) -> int:
     """The weights in matrix products: blocks and logits, without biases and norms."""

@@ -154,9 +154,10 @@ def main(argv):
   names = argv[1:] or NAMES
   if unknown := sorted(set(names) - set(NAMES)):
     raise app.UsageError(f'no such ports: {unknown}; there are {", ".join(NAMES)}')
-  rows = rows_of(readme.read_text())
   for name in names:
-    rows[small][name] = row(name, small)
+    line = row(name, small)
+    rows = rows_of(readme.read_text())
+    rows[small][name] = line
     print(rows[small][name], end='', flush=True)
     temporary = HERE / '.README.md'
     temporary.write_text(page(rows))

@@ -74,8 +74,8 @@ class Marker:
     self.marks: list[Mark] = []
     self.root: str | None = None
     self._tag = f'pax_haiku_{next(_runs)}_'
-    self._frames = [Frame(core.get_opaque_trace_state(), [''])]
-    self._last = self._frames[0]
+    self._frames: list[Frame] = []
+    self._last = Frame(None, [''])  # around everything
     self._calls = itertools.count()
     self._marked: dict[int, Any] = {}  # what was marked, by id
 

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from pax_haiku import pax_fiddle
-from pax_haiku.layers import attentions, ngrammer, transformer_models, transformers
+from pax_haiku.layers import (
+  attentions,
+  embedding_softmax,
+  ngrammer,
+  transformer_models,
+  transformers,
+)
 from tests.layers import harness
 
 IDS = np.array([[1, 5, 2, 0, 6], [4, 2, 2, 6, 3]], np.int32)
@@ -112,6 +118,21 @@ def test_segments_start_without_a_token_before():
   whole, parts, tail = run(variables)
   np.testing.assert_allclose(parts, whole, **CLOSE)
   np.testing.assert_allclose(whole[0, 3:], tail[0], **CLOSE)
+
+
+@pytest.mark.parametrize('softmax', ['SharedEmbeddingSoftmax',
+                                     'NClassMajorSharedEmbeddingSoftmax', 'Embedding'])
+def test_hands_its_table_of_embeddings_to_the_ngrammer(softmax):
+  tpl = CLUSTERS.clone().set(unigram_vocab_size=7, full_update_cache_frequency=1)
+  layer = build(tpl)
+  other = pax_fiddle.Config(getattr(embedding_softmax, softmax))
+  name = 'separate_embedding_tpl' if softmax == 'Embedding' else 'softmax_tpl'
+  # VQNgrammer checks that its cache has a row for each row of the table.
+  found = layer.clone(**{name: other}).abstract_init_with_metadata(
+    IDS, PAD, do_eval=False
+  )
+  cache = found['non_trainable']['ngrammer']['input_id_to_cluster_id_cache']
+  assert cache.shape == [7, 2]
 
 
 def test_samples_of_a_prefix_go_on_from_its_last_token():

@@ -1,9 +1,9 @@
-"""Cases of `bregman`: online PCA with each activation, and its schedule."""
+"""Cases of `bregman`: online PCA with each activation."""
 
-from praxis_compare.inputs import floats, probabilities, uniform
+from praxis_compare.inputs import floats, probabilities
 from praxis_compare.spec import DTYPES, FLOAT32, Name, family
 
-X, MASK = floats(8, 4), (uniform('mask', (8, 1), 0.0, 1.0) > 0.4).astype('float32')
+X = floats(8, 4)
 TYPE = 'bregman.ActivationType.'
 TRAIN = ('train',)
 pca = family('bregman.BregmanPCA', X, num_components=2, input_dims=4,
@@ -15,17 +15,8 @@ def show(layer, *args):
   return layer.reconstruct(layer(*args)[1])
 
 
-def train_twice(layer, *args):
-  """With what the first step of training leaves."""
-  layer(*args)
-  return layer(*args)
-
-
 CASES = [
     pca('default', dtypes=DTYPES, modes=('eval',)),
-    pca('schedule', X, MASK, method=train_twice, constant_lr_schedule=False,
-        start_step=1, end_step=4, mean_beta=0.5, coefficients_lr=0.3,
-        coefficients_beta=0.5, components_lr=0.2, components_beta=0.4),
     pca('leaky-relu', method=show, activation_type=Name(TYPE + 'LEAKY_RELU'),
         negative_slope=0.1),
     pca('softmax', probabilities(8, 4), method=show, input_dims=[4],

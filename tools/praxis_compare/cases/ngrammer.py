@@ -57,7 +57,6 @@ CASES = [
     bigrams('too-wide', ngram_emb_dim=5, raises='AssertionError'),
     bigrams('not-to-add', concat_ngrams=False, raises='AssertionError'),
     bigrams('no-unigrams', unigram_vocab_size=0, raises='AssertionError'),
-    means('default', dtypes=DTYPES, modes=EVAL),
     means('prenormalize', X.reshape(2, 4, 2, 4), modes=TRAIN, prenormalize=True,
           decay=0.5, epsilon=0.1),
     means('unused', kwargs={'summarize_and_update': False}, modes=TRAIN),

@@ -33,7 +33,6 @@ VQ_BIGRAMS = cfg('ngrammer.VQNgrammer', unigram_vocab_size=7, **CLUSTERS)
 POST = {**CLUSTERS, 'ngram_emb_dim': 2, 'concat_ngrams': False, 'num_heads': 2,
         'dim_per_head': 2}
 POST_BIGRAMS = cfg('ngrammer.VQNgrammer', **POST)
-SCORE_BIGRAMS = cfg('ngrammer.VQNgrammer', ngram_using_attention_scores=True, **POST)
 
 
 def prefill(layer, steps, *args, **kwargs):
@@ -95,11 +94,6 @@ LANGUAGE_MODELS = [
     lm('decode', STEPS, IDS, PAD, **DECODE),
     lm('decode-packed', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE),
     lm('decode-later', STEPS, IDS, PAD, kwargs={'start_time_step': 3}, **DECODE),
-    lm('clusters', modes=('train',), grads=False, ngrammer_tpl=cfg(
-        'ngrammer.VQNgrammer', unigram_vocab_size=7, full_update_cache_frequency=1,
-        **CLUSTERS)),
-    lm('decode-bigrams', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE,
-       ngrammer_tpl=BIGRAMS, post_attention_ngrammer_tpls=[SCORE_BIGRAMS]),
     lm('decode-clusters', STEPS, IDS, PAD, **DECODE, ngrammer_tpl=VQ_BIGRAMS,
        post_attention_ngrammer_tpls=[POST_BIGRAMS],
        separate_embedding_tpl=cfg('embedding_softmax.Embedding')),

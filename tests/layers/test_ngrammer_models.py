@@ -21,9 +21,6 @@ IDS = np.array([[1, 5, 2, 0, 6], [4, 2, 2, 6, 3]], np.int32)
 PAD = np.zeros(IDS.shape, np.float32)
 LM = transformer_models.TransformerLm
 HEADS = dict(ngram_vocab_size=11, ngram_emb_dim=3, concat_ngrams=True, dim_per_head=4)
-BIGRAMS = pax_fiddle.Config(
-  ngrammer.Ngrammer, unigram_vocab_size=7, num_heads=2, **HEADS
-)
 CLUSTERS = pax_fiddle.Config(ngrammer.VQNgrammer, num_clusters=3, num_heads=2, **HEADS)
 SCORES = CLUSTERS.clone().set(ngram_using_attention_scores=True)
 # The same sums, of other lengths.
@@ -48,19 +45,18 @@ def build(ngrammer_tpl, post=None, lpb=False):
   )
 
 
-TEMPLATES = {'bigrams': (BIGRAMS, SCORES), 'clusters': (CLUSTERS, CLUSTERS)}
+TEMPLATES = (CLUSTERS, SCORES)
 
 
 @functools.cache
-def init(kind):
-  layer = build(*TEMPLATES[kind])
+def init():
+  layer = build(*TEMPLATES)
   make = jax.jit(lambda: harness.init(layer, IDS, PAD, do_eval=True))
   return layer, harness.randomize(make())
 
 
-@pytest.mark.parametrize('kind', TEMPLATES)
-def test_decoding_gives_the_logits_of_the_call(kind):
-  layer, variables = init(kind)
+def test_decoding_gives_the_logits_of_the_call():
+  layer, variables = init()
 
   def prefill(mdl, *args):
     out = mdl(*args)
@@ -89,7 +85,7 @@ def test_decoding_gives_the_logits_of_the_call(kind):
 
 def test_segments_start_without_a_token_before():
   """A packed row gives what its segments give, alone and one token at a time."""
-  layer, variables = init('clusters')
+  layer, variables = init()
 
   def ngrams(mdl, ids, positions):
     x = mdl._embed(ids)
@@ -136,7 +132,7 @@ def test_hands_its_table_of_embeddings_to_the_ngrammer(softmax):
 
 
 def test_samples_of_a_prefix_go_on_from_its_last_token():
-  layer, (_, variables) = build(*TEMPLATES['bigrams'], lpb=True), init('bigrams')
+  layer, (_, variables) = build(*TEMPLATES, lpb=True), init()
 
   def broadcast(mdl):
     mdl(jnp.asarray(IDS), PAD)

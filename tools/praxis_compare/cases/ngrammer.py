@@ -29,19 +29,6 @@ soft = family('ngrammer.BregmanNgrammer', None, X, PAD, ngram_vocab_size=5,
                   'mapping of these variables belongs, which no mesh can use'})
 
 
-def steps(layer, x):
-  """Two positions, with the heads merged or not."""
-  return (layer.extend_step(x, step=0),
-          layer.extend_step(x, step=2, merge_heads=False))
-
-
-def score_steps(layer, x, scores):
-  """The same, by attention scores."""
-  return (layer.extend_step(x, step=0, attention_score=scores[:, :, 0]),
-          layer.extend_step(x, step=2, attention_score=scores[:, :, 2],
-                            merge_heads=False))
-
-
 def train_twice(layer, *args, **kwargs):
   """What a second step of training sees of the first."""
   layer(*args, **kwargs)
@@ -78,15 +65,11 @@ CASES = [
        method=train_twice),
     vq('no-updates', kwargs={'emb_var': TABLE}, unigram_vocab_size=7, modes=TRAIN,
        full_update_cache_steps=(1,), enable_cache_updates=False, grads=False),
-    vq('steps', X, method=steps, **ONCE),
-    vq('score-steps', X, SCORES, method=score_steps, **ONCE,
-       ngram_using_attention_scores=True),
     vq('no-scores', ngram_using_attention_scores=True, raises='ValueError'),
     vq('cached-in-training', unigram_vocab_size=7, modes=TRAIN,
        use_cached_input_ids_to_cluster_ids=True, raises='AssertionError'),
     vq('no-table', unigram_vocab_size=7, full_update_cache_frequency=1, modes=TRAIN,
        raises='AssertionError'),
-    soft('default', dtypes=DTYPES, grads=False),
     soft('too-many', num_components=5, raises='ValueError'),
     case('ngrammer.NgrammerStub', 'default', {'num_heads': 2, 'dim_per_head': 4}, None,
          X, PAD, **ONCE),

@@ -7,7 +7,9 @@ or the lowered code. XLA puts the functions in place again where they are called
 what is compiled is the unrolled loop.
 """
 
-from collections.abc import Callable, Sequence
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import fiddle as fdl
@@ -20,6 +22,19 @@ from pax_haiku.core import variables as variables_lib
 from pax_haiku.core.metaclass import LayerMeta
 
 Draw = tuple[str, tuple[str, ...]]  # stream, path below the layer that is traced
+
+
+_sharing = contextvars.ContextVar('sharing', default=True)  # of this thread
+
+
+@contextlib.contextmanager
+def each_by_itself() -> Iterator[None]:
+  """Traces every layer inside by itself, for interceptors that want to see them all."""
+  before = _sharing.set(False)
+  try:
+    yield
+  finally:
+    _sharing.reset(before)
 
 
 class _KeyMissingError(Exception):
@@ -36,6 +51,7 @@ class SharedTrace:
   `SharedTrace(owner, body)(layer, *args)` is `body(layer, *args)`: the same values,
   variables, random keys and writes. A layer is called by itself as ever
 
+    * inside of `each_by_itself()`;
     * while variables are created, or parameters are written;
     * outside of JAX's tracing, where there is nothing to save;
     * a second time within one trace, as what it wrote adds up;
@@ -79,7 +95,8 @@ class SharedTrace:
   def _may_share(self, layer, args) -> bool:
     run = self._owner._pax_run
     return (
-      not run.initializing
+      _sharing.get()
+      and not run.initializing
       and not (run.written and run.written.params)
       and layer.module_name not in run.lifted
       and any(isinstance(x, jax.core.Tracer) for x in jax.tree.leaves(args))

@@ -4,7 +4,10 @@ from collections.abc import Callable
 
 from pax_haiku import pytypes
 from pax_haiku.core import shared_trace
+from pax_haiku.core.shared_trace import each_by_itself
 from pax_haiku.layers import stacked_transformer
+
+__all__ = ['SharedTraceStack', 'each_by_itself']
 
 
 class SharedTraceStack(stacked_transformer.StackedTransformer):
@@ -14,7 +17,8 @@ class SharedTraceStack(stacked_transformer.StackedTransformer):
   is saved is time before compiling: with 12 blocks most of it. See
   `core.shared_trace` for when a block is traced by itself.
 
-  Interceptors, custom getters and names of operations see the first of equal blocks.
+  Interceptors, custom getters and names of operations see the first of equal blocks
+  only; with `each_by_itself():` they see all.
   """
 
   def _caller(

@@ -11,7 +11,7 @@ import pytest
 from pax_haiku import base_layer, pax_fiddle
 from pax_haiku.core import errors
 from pax_haiku.core import shared_trace as core
-from pax_haiku.layers import haiku_module, linears, transformers
+from pax_haiku.layers import haiku_module, linears, shared_trace, transformers
 from pax_haiku.layers.shared_trace import SharedTraceStack
 from tests.layers import harness
 
@@ -190,6 +190,17 @@ def test_without_jit_nothing_is_shared():
   assert TRACES == ['x_layers_0', 'x_layers_1']
   theirs = harness.apply(stack(PLAIN).Instantiate(), variables, X, PAD)
   jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+
+
+def test_interceptors_see_all_blocks_on_demand():
+  layer = stack(SharedTraceStack).Instantiate()
+  variables = harness.init(layer, X, PAD)
+  TRACES.clear()
+  with shared_trace.each_by_itself():
+    jax.eval_shape(lambda x: harness.apply(layer, variables, x, PAD), X)
+  assert TRACES == ['x_layers_0', 'x_layers_1']
+  jax.eval_shape(lambda x: harness.apply(layer, variables, x, PAD), X)
+  assert TRACES[2:] == ['x_layers_0']
 
 
 def test_errors_are_those_of_the_plain_stack():

@@ -100,5 +100,8 @@ def test_a_row_takes_the_place_of_its_like():
   assert table.rows_of(page) == rows
   rows[False]['lstm'] = '| [lstm](lstm.py) | 2 |\n'
   assert table.rows_of(table.page(rows)) == rows
-  assert table.rows_of((PORTS / 'README.md').read_text())[True].keys() == {
-    *table.NAMES}
+  written = table.rows_of((PORTS / 'README.md').read_text())
+  for kind in written.values():
+    assert kind.keys() == {*table.NAMES}
+    assert {line.count('|') for line in kind.values()} == {len(table.COLUMNS) + 1}
+    assert all('| exact |' in line for line in kind.values())

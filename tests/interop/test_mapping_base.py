@@ -133,14 +133,14 @@ def test_only_what_was_trained_changes(seed):
       plain = mapping.backward(there)
     except MappingError:
       return
-    # Where a changed element of the port belongs: move the masks by hand.
+    # Where changed elements of the port belong; either of two that are tied.
     moved = {}
+
+    def put(name, index, shape, mask):
+      moved.setdefault(name, np.zeros(shape, bool))[index] |= mask
+
     for rule in mapping.rules:
-      rule.expr.backward(
-        masks[rule.name],
-        lambda n, i, s, v: moved.setdefault(n, np.zeros(s, bool)).__setitem__(i, v),
-        True,
-      )
+      rule.expr.backward(masks[rule.name], put, True)
     found = mapping_checkpoint.convert_entries(mapping, there, back=True, base=source)
   for name, x in source.items():
     changed = moved[name]

@@ -12,6 +12,7 @@ import numpy as np
 from jax.extend import core
 
 from pax_haiku import base_layer
+from pax_haiku.core import shared_trace
 from pax_haiku.interop import match_graph
 from pax_haiku.interop.match_model import Model
 
@@ -117,7 +118,7 @@ def is_float(x) -> bool:
 @contextlib.contextmanager
 def _recording(model: Model, perturbations) -> Iterator[_Recorder]:
   recorder = _Recorder(model.form, perturbations)
-  with hk.intercept_methods(recorder):
+  with hk.intercept_methods(recorder), shared_trace.each_by_itself():
     yield recorder
 
 

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from pax_haiku.core import shared_trace
 from pax_haiku.interop import capture as capture_lib
 from pax_haiku.interop import capture_points, match_graph
 from pax_haiku.interop import mapping_expr as ex
@@ -170,7 +171,7 @@ def capture(
   marker = capture_points.Marker(model.form, capture_points.modules_of(model.entries))
 
   def call(tree, rng, args, kwargs):
-    with hk.intercept_methods(marker):
+    with hk.intercept_methods(marker), shared_trace.each_by_itself():
       return model.call(tree, rng, args, kwargs)
 
   builder = _Builder(marker)

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from pax_haiku import base_layer, interop, layers
+from pax_haiku import base_layer, interop, layers, pax_fiddle
 from pax_haiku.interop import capture, compare_rows, compare_text, match_model
+from pax_haiku.layers import shared_trace
 from tests.interop import port_models as models
 from tests.interop.port_models import Config, normal
 
@@ -210,3 +211,19 @@ def test_measures_differences():
   assert compare_rows.measure(a, nan)[0] == np.inf
   assert compare_rows.measure(a, a[:2])[1] == np.inf
   assert compare_text.blocks([0, 8, 0, 1]) == ' ▇ ▁'
+
+
+def test_stacks_that_trace_blocks_once_show_all_blocks():
+  config = pax_fiddle.Config(
+    shared_trace.SharedTraceStack,
+    name='stack',
+    num_layers=2,
+    model_dims=4,
+    hidden_dims=5,
+    num_heads=2,
+  )
+  args = np.ones((1, 3, 4), np.float32), np.zeros((1, 3), np.float32)
+  model = match_model.as_model(config, args=args)
+  points, _, _ = capture.points_of(model, args, {})
+  modules = {point.module for point in points}
+  assert {'x_layers_0/ff_layer', 'x_layers_1/ff_layer'} <= modules

@@ -95,11 +95,11 @@ def assert_same(way, shared, plain, traced, do_eval=False, grads=False):
 @pytest.mark.parametrize(
   ('way', 'fields', 'grads'),
   [
-    (in_pax, {'dropout_prob': 0.3, 'remat': True}, True),
+    (in_pax, {'dropout_prob': 0.3, 'remat': True}, False),
     (in_haiku, {'dropout_prob': 0.3, 'remat': True}, False),
-    (in_haiku, {}, False),
+    (in_haiku, {}, True),
   ],
-  ids=['pax-dropout', 'haiku-dropout', 'haiku'],
+  ids=['pax-dropout', 'haiku-dropout', 'haiku-gradients'],
 )
 def test_equals_the_plain_stack(way, fields, grads):
   plain = stack(PLAIN, **fields)
@@ -113,10 +113,14 @@ def test_equals_the_plain_stack_in_evaluation():
 
 
 def test_only_blocks_that_are_alike_share():
-  fields = {'num_layers': 3, 'num_experts': 2, 'moe_layers': [1], 'min_group_size': 1}
-  assert_same(
-    in_pax, stack(SharedTraceStack, **fields), stack(PLAIN, **fields), [0, 1]
-  )
+  def mixed(cls):
+    config = stack(cls, num_layers=4)
+    config.transformer_layer_params_tpl = [
+      pax_fiddle.Config(Block, norm_policy=policy) for policy in ('pre', 'post')
+    ]
+    return config
+
+  assert_same(in_pax, mixed(SharedTraceStack), mixed(PLAIN), [0, 2])
 
 
 def tanh(x):

@@ -244,6 +244,7 @@ OUR_OWN = {
     'haiku_module.HaikuModule': 'hosts modules of Haiku',
     'lean_softmax.LeanFullSoftmax': 'FullSoftmax that never holds all logits',
     'lean_softmax.LeanSharedEmbeddingSoftmax': 'the same, of the shared softmax',
+    'shared_trace.SharedTraceStack': 'StackedTransformer that traces equal blocks once',
 }
 
 

@@ -87,6 +87,7 @@ class Case:
       or what no one should want to be equal.
     tol: (dtype, section) -> (rtol, atol, reason) where the usual ones are too tight.
     grads: False where the layer cannot be differentiated in reverse mode.
+    slow: compared where all dtypes are, and not in each run of the tests.
   """
 
   name: str
@@ -105,6 +106,7 @@ class Case:
   tol: Mapping[tuple[str, str], tuple[float, float, str]] = dataclasses.field(
       default_factory=dict)
   grads: bool = True
+  slow: bool = False
 
   @property
   def layer(self) -> str:

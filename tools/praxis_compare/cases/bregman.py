@@ -17,6 +17,7 @@ def show(layer, *args):
 
 CASES = [
     pca('default', dtypes=DTYPES, modes=('eval',)),
+    pca('schedule', constant_lr_schedule=False, start_step=0),
     pca('leaky-relu', method=show, activation_type=Name(TYPE + 'LEAKY_RELU'),
         negative_slope=0.1),
     pca('softmax', probabilities(8, 4), method=show, input_dims=[4],

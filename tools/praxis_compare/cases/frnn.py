@@ -76,7 +76,7 @@ CASES = [
          method=nodes, modes=('eval',), grads=False),
     fast('reverse-zoneout-segments', PACKED, reverse=True,
          cell_tpl=lstm(zo_prob=0.4, reset_cell_state=True), dtypes=DTYPES),
-    stack('segments', PACKED, frnn_tpl=cfg(
+    stack('segments', PACKED, slow=True, frnn_tpl=cfg(
         'frnn.FRnn', cell_tpl=lstm(reset_cell_state=True, zo_prob=0.3)), grads=False),
     stack('steps', method=steps, dtypes=DTYPES, modes=('eval',), grads=False),
     stack('no-layers', num_layers=0, raises='AssertionError'),

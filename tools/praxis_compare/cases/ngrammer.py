@@ -3,7 +3,7 @@
 import numpy as np
 
 from praxis_compare.inputs import floats, ids, paddings, uniform
-from praxis_compare.spec import DTYPES, FLOAT32, case, family
+from praxis_compare.spec import DTYPES, FLOAT32, MODES, case, family
 
 # Running op by op compiles each op once per shape: the cases share shapes.
 X, PAD = floats(2, 4, 8), paddings(2, 4)
@@ -36,7 +36,7 @@ def train_twice(layer, *args, **kwargs):
 
 
 CASES = [
-    bigrams('default', dtypes=DTYPES, modes=TRAIN),
+    bigrams('default', dtypes=DTYPES, modes=TRAIN, grads=False),
     bigrams('segments', kwargs={'segment_pos': SEGMENT_POS, 'merge_heads': False},
             concat_ngrams=False, ngram_emb_dim=4, **ONCE),
     bigrams('pairs', HEAD_IDS, X.reshape(2, 4, 2, 4), None, SEGMENT_POS, **ONCE,
@@ -44,6 +44,7 @@ CASES = [
     bigrams('too-wide', ngram_emb_dim=5, raises='AssertionError'),
     bigrams('not-to-add', concat_ngrams=False, raises='AssertionError'),
     bigrams('no-unigrams', unigram_vocab_size=0, raises='AssertionError'),
+    means('default', dtypes=DTYPES),
     means('prenormalize', X.reshape(2, 4, 2, 4), modes=TRAIN, prenormalize=True,
           decay=0.5, epsilon=0.1),
     means('unused', kwargs={'summarize_and_update': False}, modes=TRAIN),
@@ -70,7 +71,11 @@ CASES = [
        use_cached_input_ids_to_cluster_ids=True, raises='AssertionError'),
     vq('no-table', unigram_vocab_size=7, full_update_cache_frequency=1, modes=TRAIN,
        raises='AssertionError'),
+    soft('default', dtypes=DTYPES, modes=MODES, grads=False, concat_ngrams=False,
+         ngram_emb_dim=4, constant_lr_schedule=False),
     soft('too-many', num_components=5, raises='ValueError'),
     case('ngrammer.NgrammerStub', 'default', {'num_heads': 2, 'dim_per_head': 4}, None,
-         X, PAD, **ONCE),
+         X, PAD, grads=False),
+    case('ngrammer.BregmanCompression', 'default', {'num_heads': 2, 'dim_per_head': 4,
+         **COMPONENTS, 'constant_lr_schedule': False}, X, PAD, grads=False),
 ]

@@ -81,20 +81,21 @@ LANGUAGE_MODELS = [
     lm('probabilities', modes=('eval',), kwargs={'labels': Map(
         class_probabilities=probabilities(2, 6, 7), class_weights=WEIGHTS)}),
     lm('skip-loss', skip_compute_loss=True, modes=('eval',), grads=False),
-    lm('moe', modes=('train',), stacked_transformer_tpl=cfg(
+    lm('moe', slow=True, modes=('train',), stacked_transformer_tpl=cfg(
         'transformers.StackedTransformer', num_layers=1, hidden_dims=5, num_heads=2,
         moe_layers=[0], num_experts=3, num_groups=2)),
     lm('moe-no-aux', modes=('eval',), skip_aux_loss=True, stacked_transformer_tpl=cfg(
         'transformers.StackedTransformer', num_layers=1, hidden_dims=5, num_heads=2,
         moe_layers=[0], num_experts=3, num_groups=2)),
-    lm('repeated', stacked_transformer_tpl=REPEATED, modes=('train',)),
-    lm('pipelined', modes=('train',), grads=False, stacked_transformer_tpl=cfg(
+    lm('repeated', slow=True, stacked_transformer_tpl=REPEATED, modes=('train',)),
+    lm('pipelined', modes=('train',), grads=False, slow=True,
+       stacked_transformer_tpl=cfg(
         'transformers.PipelinedTransformer', pipeline_stage=STACK,
         num_pipeline_stages=2, num_pipeline_microbatches=2)),
     lm('decode', STEPS, IDS, PAD, **DECODE),
     lm('decode-packed', STEPS, IDS, PAD, kwargs={**GIVEN, **SEGMENTS}, **DECODE),
     lm('decode-later', STEPS, IDS, PAD, kwargs={'start_time_step': 3}, **DECODE),
-    lm('decode-clusters', STEPS, IDS, PAD, **DECODE, ngrammer_tpl=VQ_BIGRAMS,
+    lm('decode-clusters', STEPS, IDS, PAD, **DECODE, slow=True, ngrammer_tpl=VQ_BIGRAMS,
        post_attention_ngrammer_tpls=[POST_BIGRAMS],
        separate_embedding_tpl=cfg('embedding_softmax.Embedding')),
     lm('bigrams-for-no-layer', post_attention_ngrammer_tpls=[VQ_BIGRAMS] * 2,

@@ -238,7 +238,8 @@ STACKS = [
     stack('cross', kwargs=CROSS_STACK, use_cross_attention=True, modes=('train',)),
     stack('templates', modes=('eval',), transformer_layer_params_tpl=[
         BLOCK, cfg('transformers.Transformer', norm_policy='post')]),
-    stack('remat', remat=True, num_layers=1, dropout_prob=0.2, modes=('train',)),
+    stack('remat', remat=True, num_layers=1, dropout_prob=0.2, modes=('train',),
+          slow=True),
     stack('decode', STEPS, X, PAD, **DECODE_STACK),
     stack('decode-packed', STEPS, X, PAD, kwargs=PACKED, **ROTARY, **DECODE_STACK),
     stack('decode-cross', STEPS, X, PAD, kwargs=CROSS_STACK, use_cross_attention=True,
@@ -263,13 +264,14 @@ REPEATED = [
     repeated('named', repeat_layer_name='pipeline', sublayer_name='body', x_times=4,
              nd_prefix_shape=[2, 2], collect_intermediate_outputs=True, modes=('eval',),
              collections=('intermediates',), dtypes=DTYPES, grads=False),
-    repeated('decode', STEPS, X, PAD, **DECODE_STACK),
+    repeated('decode', STEPS, X, PAD, slow=True, **DECODE_STACK),
     repeated('decode-scanned', STEPS[:1], X, PAD, unroll_in_decode=False,
              **DECODE_STACK),
     family('transformers.PipelineCompatibleStackedTransformerRepeated')(
         'default', X, np.array(PAD, np.int32), block=PLAIN, x_times=2,
         nd_prefix_shape=[1, 2], return_intermediate_outputs=True,
-        collect_intermediate_outputs=True, unroll_in_decode=False, grads=False, known={
+        collect_intermediate_outputs=True, unroll_in_decode=False, grads=False,
+        slow=True, known={
             'error': 'Praxis 1.4.0 cannot set it up: it assigns frozen fields'}),
 ]
 
@@ -280,6 +282,7 @@ pipelined = family('transformers.PipelinedTransformer', X, np.array(PAD, np.int3
 PIPELINED = [
     pipelined('default', modes=('train',)),
     pipelined('packed-circular', kwargs=PACKED, circular_repeat=2, modes=('eval',),
+              slow=True,
               stream_io=True, pipeline_broadcast_inputs=True, bf16_accum_in_fp32=True,
               enable_async_circular_transfer=False, dtypes=DTYPES),
     pipelined('no-stages', num_pipeline_stages=None, raises='AssertionError'),

@@ -15,22 +15,11 @@ WeightHParams = base_layer.WeightHParams
 WeightInit = base_layer.WeightInit
 
 
-class BregmanPCA(base_layer.BaseLayer):
-  """Describes each input by K coefficients, and learns the components for that.
-
-      inputs ~ activation(coefficients . components + mean)
-
-  The coefficients of a batch are found by gradient descent from 0, with momentum and
-  gradients of unit size, on the Bregman divergence that belongs to the activation (see
-  `bregman_losses`). In training, from `start_step` until before `end_step`, mean and
-  components follow the batch: nothing of it is trained by gradients from outside, and
-  none go through the coefficients.
-
-  Shapes: B batch, K components, `dims` those of an input.
+class PcaFields(base_layer.BaseLayer):
+  """Fields of `BregmanPCA` and of the layers that hand them on to it.
 
   Attributes:
-    num_components: K.
-    input_dims: `dims`, a size or a sequence of sizes.
+    num_components: number K of coefficients.
     activation_type: what is applied to combinations of components.
     negative_slope: of LEAKY_RELU below 0.
     mean_beta: how much of the mean stays in an update.
@@ -45,7 +34,6 @@ class BregmanPCA(base_layer.BaseLayer):
   """
 
   num_components: int = 0
-  input_dims: int | Sequence[int] = 0
   activation_type: ActivationType = ActivationType.IDENTITY
   negative_slope: float = 0.0
   mean_beta: float = 0.99
@@ -57,6 +45,27 @@ class BregmanPCA(base_layer.BaseLayer):
   start_step: int = 0
   end_step: int = 0
   constant_lr_schedule: bool = True
+
+
+class BregmanPCA(PcaFields):
+  """Describes each input by K coefficients, and learns the components for that.
+
+      inputs ~ activation(coefficients . components + mean)
+
+  The coefficients of a batch are found by gradient descent from 0, with momentum and
+  gradients of unit size, on the Bregman divergence that belongs to the activation (see
+  `bregman_losses`). In training, from `start_step` until before `end_step`, mean and
+  components follow the batch: nothing of it is trained by gradients from outside, and
+  none go through the coefficients.
+
+  Shapes: B batch, K components, `dims` those of an input.
+
+  Attributes:
+    input_dims: `dims`, a size or a sequence of sizes.
+    others: see `PcaFields`.
+  """
+
+  input_dims: int | Sequence[int] = 0
 
   def setup(self) -> None:
     self._check_fields()

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle, pytypes
 from pax_haiku.layers import ngram_heads
-from pax_haiku.layers.bregman import ActivationType, BregmanPCA
+from pax_haiku.layers.bregman import BregmanPCA, PcaFields
 
 JTensor = pytypes.JTensor
 WeightHParams = base_layer.WeightHParams
@@ -21,30 +21,18 @@ def _given(layer: base_layer.BaseLayer, *names: str) -> dict:
   return {name: getattr(layer, name) for name in names}
 
 
-class BregmanCompression(base_layer.BaseLayer):
+class BregmanCompression(PcaFields):
   """A `BregmanPCA` for each head.
 
   Attributes:
     num_heads: N.
     dim_per_head: H.
     num_components: C, coefficients for a head.
-    others: see `BregmanPCA`.
+    others: see `PcaFields`.
   """
 
   num_heads: int = 0
   dim_per_head: int = 0
-  num_components: int = 0
-  activation_type: ActivationType = ActivationType.IDENTITY
-  negative_slope: float = 0.0
-  mean_beta: float = 0.99
-  coefficients_lr: float = 0.01
-  coefficients_beta: float = 0.9
-  coefficients_steps: int = 20
-  components_lr: float = 0.01
-  components_beta: float = 0.9
-  start_step: int = 0
-  end_step: int = 0
-  constant_lr_schedule: bool = True
 
   def setup(self) -> None:
     ngram_heads.check_positive(self, ValueError, 'num_heads', 'dim_per_head')
@@ -73,7 +61,7 @@ class BregmanCompression(base_layer.BaseLayer):
     return jnp.stack(coefficients, axis=1).reshape(x.shape[:3] + (-1,))
 
 
-class BregmanNgrammer(base_layer.BaseLayer):
+class BregmanNgrammer(PcaFields):
   """Adds to an embedding what is learned of it and of the one before it.
 
   With c the coefficients of a head at a position and b those at the one before (at the
@@ -93,7 +81,7 @@ class BregmanNgrammer(base_layer.BaseLayer):
     num_heads: N.
     dim_per_head: H.
     num_components: C, at most H.
-    others: see `BregmanPCA`.
+    others: see `PcaFields`.
   """
 
   ngram_vocab_size: int = 768 * 256
@@ -101,18 +89,6 @@ class BregmanNgrammer(base_layer.BaseLayer):
   concat_ngrams: bool = True
   num_heads: int = 0
   dim_per_head: int = 0
-  num_components: int = 0
-  activation_type: ActivationType = ActivationType.IDENTITY
-  negative_slope: float = 0.0
-  mean_beta: float = 0.99
-  coefficients_lr: float = 0.01
-  coefficients_beta: float = 0.9
-  coefficients_steps: int = 20
-  components_lr: float = 0.01
-  components_beta: float = 0.9
-  start_step: int = 0
-  end_step: int = 0
-  constant_lr_schedule: bool = True
 
   def setup(self) -> None:
     sizes = 'ngram_vocab_size ngram_emb_dim num_heads dim_per_head num_components'

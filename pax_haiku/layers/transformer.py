@@ -192,7 +192,15 @@ class Transformer(base_layer.BaseLayer):
     Returns:
       `[B, T, D]`, and the probabilities: a NestedMap of `self_atten [B, N, T, T]` and,
       with cross attention, `cross_atten [B, N, T, S]`; None from a fused kernel.
+
+    Raises:
+      ValueError: the inputs have another depth than `input_dims`.
     """
+    if inputs.shape[-1] != self.input_dims:
+      raise ValueError(
+        f'{self._pax_describe()}: expected inputs [batch, time, {self.input_dims}] '
+        f'(input_dims), found shape {inputs.shape}.'
+      )
     parts.add_input_summaries(self, inputs, paddings)
     parts.add_detail(self, 'attention_input_rms', lambda: parts.rms(inputs))
     probs = NestedMap()

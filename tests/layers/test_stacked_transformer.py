@@ -181,3 +181,11 @@ def test_fields_of_blocks():
 def test_errors(fields, kwargs, error, message):
   with pytest.raises(error, match=message):
     harness.init(stack(**fields).Instantiate(), X, PAD, **kwargs)
+
+
+def test_inputs_of_another_depth_name_the_block():
+  layer = stack().Instantiate()
+  variables = harness.init(layer, X, PAD)
+  text = r'layer/x_layers_0.*\[batch, time, 4\].*\(2, 6, 5'
+  with pytest.raises(ValueError, match=text):
+    layer.apply(variables, harness.noise(2, 6, 5), PAD)

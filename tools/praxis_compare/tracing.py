@@ -1,8 +1,8 @@
 """Times how long one side takes to trace and lower a language model's gradient.
 
-Runs under both environments. The model is the 126m of `pax_haiku.training.lm_shapes`,
-of Pax's own layers: blocks unrolled, bfloat16, rows without padding. Nothing is
-compiled or computed. What it finds is a line of JSON.
+Runs under both environments. The model has the size of the 126m of
+`pax_haiku.training.lm_shapes`: blocks unrolled, bfloat16. Nothing is compiled or
+computed. The seconds are written as a list in JSON.
 """
 
 import argparse

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from pax_haiku import base_layer, pytypes
-from pax_haiku.layers import bregman_losses, ngram_heads
+from pax_haiku.layers import bregman_fields, bregman_losses, ngram_heads
 from pax_haiku.layers.bregman_losses import ActivationType, unit_rms
 from pax_haiku.layers.describe import describe
 
@@ -15,39 +15,7 @@ WeightHParams = base_layer.WeightHParams
 WeightInit = base_layer.WeightInit
 
 
-class PcaFields(base_layer.BaseLayer):
-  """Fields of `BregmanPCA` and of the layers that hand them on to it.
-
-  Attributes:
-    num_components: number K of coefficients.
-    activation_type: what is applied to combinations of components.
-    negative_slope: of LEAKY_RELU below 0.
-    mean_beta: how much of the mean stays in an update.
-    coefficients_lr: size of the first step of the descent; the steps shrink to 0.
-    coefficients_beta: momentum of the descent.
-    coefficients_steps: number of steps.
-    components_lr: size of an update of the components.
-    components_beta: share of `components_momentum` in it. As in Pax that stays 0.
-    start_step: call in training from which mean and components are updated.
-    end_step: call before which that ends.
-    constant_lr_schedule: keep `components_lr`, or lower it linearly to 0 at `end_step`.
-  """
-
-  num_components: int = 0
-  activation_type: ActivationType = ActivationType.IDENTITY
-  negative_slope: float = 0.0
-  mean_beta: float = 0.99
-  coefficients_lr: float = 0.01
-  coefficients_beta: float = 0.9
-  coefficients_steps: int = 20
-  components_lr: float = 0.01
-  components_beta: float = 0.9
-  start_step: int = 0
-  end_step: int = 0
-  constant_lr_schedule: bool = True
-
-
-class BregmanPCA(PcaFields):
+class BregmanPCA(bregman_fields.PcaFields):
   """Describes each input by K coefficients, and learns the components for that.
 
       inputs ~ activation(coefficients . components + mean)
@@ -62,7 +30,7 @@ class BregmanPCA(PcaFields):
 
   Attributes:
     input_dims: `dims`, a size or a sequence of sizes.
-    others: see `PcaFields`.
+    others: see `bregman_fields.PcaFields`.
   """
 
   input_dims: int | Sequence[int] = 0

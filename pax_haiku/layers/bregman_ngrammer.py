@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 
 from pax_haiku import base_layer, pax_fiddle, pytypes
-from pax_haiku.layers import ngram_heads
-from pax_haiku.layers.bregman import BregmanPCA, PcaFields
+from pax_haiku.layers import bregman_fields, ngram_heads
+from pax_haiku.layers.bregman import BregmanPCA
 
 JTensor = pytypes.JTensor
 WeightHParams = base_layer.WeightHParams
@@ -21,14 +21,14 @@ def _given(layer: base_layer.BaseLayer, *names: str) -> dict:
   return {name: getattr(layer, name) for name in names}
 
 
-class BregmanCompression(PcaFields):
+class BregmanCompression(bregman_fields.PcaFields):
   """A `BregmanPCA` for each head.
 
   Attributes:
     num_heads: N.
     dim_per_head: H.
     num_components: C, coefficients for a head.
-    others: see `PcaFields`.
+    others: see `bregman_fields.PcaFields`.
   """
 
   num_heads: int = 0
@@ -61,7 +61,7 @@ class BregmanCompression(PcaFields):
     return jnp.stack(coefficients, axis=1).reshape(x.shape[:3] + (-1,))
 
 
-class BregmanNgrammer(PcaFields):
+class BregmanNgrammer(bregman_fields.PcaFields):
   """Adds to an embedding what is learned of it and of the one before it.
 
   With c the coefficients of a head at a position and b those at the one before (at the
@@ -81,7 +81,7 @@ class BregmanNgrammer(PcaFields):
     num_heads: N.
     dim_per_head: H.
     num_components: C, at most H.
-    others: see `PcaFields`.
+    others: see `bregman_fields.PcaFields`.
   """
 
   ngram_vocab_size: int = 768 * 256
